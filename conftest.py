@@ -1,0 +1,47 @@
+"""What every package's tests share: one thread, the data folder, the skip reasons."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+# Before torch or a BLAS is imported by any test: several tests at once must not fight for cores.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).parent
+
+
+def _data_root() -> Path:
+    """Folder of the real files and golden arrays: $JEPA_DATA, else ../shared/data."""
+    return Path(os.environ.get("JEPA_DATA", ROOT.parent / "shared" / "data")).resolve()
+
+
+@pytest.fixture(scope="session")
+def data() -> Callable[[str], Path]:
+    """`data("ecg")` is that domain's folder of real files and golden arrays."""
+
+    def folder(domain: str) -> Path:
+        path = _data_root() / domain
+        if not path.is_dir():
+            reason = f"no test data at {path}; set JEPA_DATA to the folder that holds '{domain}'"
+            if os.environ.get("JEPA_REQUIRE_DATA") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        return path
+
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu = [item for item in items if "gpu" in item.keywords]
+    if not gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
