@@ -1,0 +1,84 @@
+"""The `jepa` command: quick to answer, one line on a mistake, the right exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from jepa_core import cli
+
+HEAVY = ("torch", "numpy", "pandas", "sklearn", "scipy", "accelerate", "matplotlib", "jaxtyping")
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "jepa_core.cli", *words], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["ecg"], ["ecg", "--help"]], ids=" ".join)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    program = (
+        "import sys; from jepa_core.cli import main; code = main(sys.argv[1:])\n"
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)\n"
+        "raise SystemExit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr.strip() == "[]"
+    assert done.stdout.startswith("usage: jepa")
+
+
+def test_importing_a_domain_costs_no_torch() -> None:
+    program = (
+        "import sys, jepa_ecg, jepa_ecg.domain, jepa_ecg.presets\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["egc"], "no domain called egc; did you mean ecg?"),
+        (["ecg", "pretrian"], "did you mean pretrain?"),
+        (["ecg", "data"], "data check or data build or data fetch"),
+        (["ecg", "info", "--preset", "vit-xss"], "no preset called vit-xss"),
+        (["ecg", "pretrain", "--batch-size", "many"], "--batch-size"),
+        (["ecg", "pretrain", "--no-such-flag", "1"], "--no-such-flag"),
+        (["doctor", "--fast"], "takes no flags"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], says: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+
+
+def test_doctor_says_what_this_machine_offers() -> None:
+    done = run("doctor")
+    assert done.returncode == 0
+    for word in ("torch", "cuda", "bfloat16", "jepa-core[trackers]", "domain ecg", "data folder"):
+        assert word in done.stdout
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m jepa_core.cli | true", shell=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr == b""
+
+
+def test_a_message_with_line_breaks_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["no\nsuch\ndomain"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
