@@ -19,11 +19,11 @@ FLOORS = (
     ("config", "rng"),
     ("tokens", "attention", "losses", "ema", "schedules", "optim", "domain"),
     ("masking", "layers"),
-    ("run", "hub"),
+    ("run", "hub", "download"),
     ("health",),
     ("training",),
-    ("evaluation",),
     ("report",),
+    ("evaluation",),
     ("doctor",),
     ("cli",),
 )
