@@ -1,0 +1,1 @@
+"""Electrocardiograms from files: one module a format, and the corpus they become."""
