@@ -5,9 +5,9 @@
     python scripts/lock.py --neutral   strip the lock in the work tree without resolving
     python scripts/lock.py --check     fail unless the lock (or standard input, with -) is neutral
 
-The neutral form keeps names, versions, markers and dependencies; it drops every address (`sdist`,
-`wheels`) and the members' `[package.metadata]`, whose absence makes uv resolve again with the locked
-versions as preferences. uv then completes the file in the work tree; that form is never committed.
+The neutral form keeps names, versions, markers and dependencies. It drops every address (`sdist`,
+`wheels`) and the members' `[package.metadata]`, whose absence makes uv resolve again with the
+locked versions as preferences. uv then completes the file in the work tree; that form is never committed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def neutral(text: str) -> str:
 def foreign_addresses(text: str) -> list[str]:
     """Addresses in the lock other than the neutral one."""
     found = re.findall(r"[a-z+]+://[^\s\"']+", text)
-    return sorted({address for address in found if not address.startswith("https://index.invalid/")})
+    return sorted(
+        {address for address in found if not address.startswith("https://index.invalid/")}
+    )
 
 
 def main(arguments: list[str]) -> int:

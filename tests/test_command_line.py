@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from jepa_core import cli
 
 HEAVY = ("torch", "numpy", "pandas", "sklearn", "scipy", "accelerate", "matplotlib", "jaxtyping")
@@ -50,8 +51,9 @@ def test_importing_a_domain_costs_no_torch() -> None:
         (["ecg", "pretrian"], "did you mean pretrain?"),
         (["ecg", "data"], "data check or data build or data fetch"),
         (["ecg", "info", "--preset", "vit-xss"], "no preset called vit-xss"),
-        (["ecg", "pretrain", "--batch-size", "many"], "--batch-size"),
-        (["ecg", "pretrain", "--no-such-flag", "1"], "--no-such-flag"),
+        (["ecg", "info", "--batch-size", "many"], "--batch-size"),
+        (["ecg", "info", "--no-such-flag", "1"], "--no-such-flag"),
+        (["ecg", "pretrain", "--out", "x"], "--data"),
         (["doctor", "--fast"], "takes no flags"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

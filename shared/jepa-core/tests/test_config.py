@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jepa_core import config
 from jepa_core.config import Range
 from jepa_core.errors import ConfigError

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except JepaError as error:
         return _fail(error, debug)
     except BrokenPipeError:
-        # The reader has gone; point stdout elsewhere, so that the interpreter's last flush is quiet.
+        # The reader has gone: the interpreter's last flush goes nowhere, quietly.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

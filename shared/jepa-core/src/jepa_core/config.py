@@ -55,9 +55,7 @@ def check(config: Any, *, where: object = "") -> None:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as JSON-able builtins; tuples become lists."""
-    return {
-        field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)
-    }
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def from_dict(cls: type[T], data: Any, *, where: object = "") -> T:

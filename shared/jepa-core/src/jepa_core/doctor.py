@@ -13,10 +13,7 @@ from pathlib import Path
 from jepa_core.errors import ConfigError
 
 # Optional dependencies by the extra that brings them: (package, extra, modules).
-EXTRAS = (
-    ("jepa-core", "trackers", ("tensorboard", "wandb", "mlflow")),
-    ("jepa-core", "ray", ("ray",)),
-)
+EXTRAS = (("jepa-core", "trackers", ("tensorboard", "wandb", "mlflow")),)
 
 
 def doctor(arguments: Sequence[str] = ()) -> None:
@@ -28,12 +25,13 @@ def doctor(arguments: Sequence[str] = ()) -> None:
         raise ConfigError(f"jepa doctor takes no flags, got {arguments[0]}")
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
+    table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in findings().items():
-        table.add_row(name, value)
+        table.add_row(Text(name), Text(value))
     Console().print(table)
 
 
@@ -65,7 +63,9 @@ def findings() -> dict[str, str]:
         found[f"domain {point.name}"] = point.dist.version if point.dist else "?"
     data = os.environ.get("JEPA_DATA", "")
     if data:
-        found["data folder"] = data if Path(data).is_dir() else f"{data} (JEPA_DATA): no such folder"
+        found["data folder"] = (
+            data if Path(data).is_dir() else f"{data} (JEPA_DATA): no such folder"
+        )
     else:
         found["data folder"] = "JEPA_DATA is not set"
     found["free space here"] = f"{shutil.disk_usage('.').free / 1e9:.1f} GB"
