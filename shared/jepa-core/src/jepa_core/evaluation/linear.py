@@ -109,7 +109,8 @@ def _generalised_errors(x: np.ndarray, targets: np.ndarray, standardise: bool) -
         # One degree for the intercept, and those of U that alpha takes.
         freedom = len(x) - 1 - len(left_over) + left_over.sum()
         residual = rest + np.square(left_over) @ energy
-        errors.append(residual / freedom**2 if freedom > 0 else math.inf)
+        # With few degrees left, both sides of the ratio vanish and it prefers to interpolate.
+        errors.append(residual / freedom**2 if freedom > 0.1 * len(x) else math.inf)
     return errors
 
 
