@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from jepa_core.errors import ConfigError, MissingExtra, RunError
 from jepa_core.health import Candidate, choose_checkpoint
+from jepa_core.progress import Progress
 from jepa_core.training import checkpoint, device
 from jepa_core.training.fit import bfloat16_is_native
-from jepa_core.training.log import Progress
 from jepa_core.training.sampler import Epochs
 from jepa_core.training.watch import may_be_chosen
 

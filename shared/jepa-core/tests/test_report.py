@@ -213,7 +213,7 @@ def test_missing_folders_are_no_error(tmp_path):
     ("changes", "level", "words"),
     [
         ({"alarm_step": 20, "reason": "const"}, "alarm", "Alarm at step 20. The features stopped"),
-        ({"alarm_step": 20, "reason": "lost"}, "alarm", "The predictor lost what it had learned"),
+        ({"alarm_step": 20, "reason": "lost"}, "alarm", "The predictions are worse than the mean"),
         ({"warning_step": 20}, "warning", "Warning at step 20."),
         ({"note": "not learning yet"}, "note", "Not learning yet."),
         ({"alarm_step": 1200, "reason": "nonfinite", "warning_step": 8}, "alarm", "step 1,200"),

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from jepa_core.download.files import CHUNK, Progress, disk_errors, inside, staging
+from jepa_core.download.files import CHUNK, disk_errors, inside, staging
 from jepa_core.errors import DataError, JepaError
+from jepa_core.progress import Progress
 
 # Name, declared size in bytes, and how to read it.
 Member = tuple[str, int, Callable[[], IO[bytes]]]
@@ -76,7 +77,7 @@ def unpack(archive: str | Path, folder: str | Path, *, progress: bool = True) ->
                 where=source,
                 remedy=f"free some space at {root}",
             )
-        with Progress("unpacking", len(members), progress) as bar:
+        with Progress("unpacking", len(members), quiet=not progress) as bar:
             for done, (path, (_, read)) in enumerate(members.items(), 1):
                 (partial_ / path).parent.mkdir(parents=True, exist_ok=True)
                 with read() as packed, open(partial_ / path, "wb") as file:

@@ -16,8 +16,9 @@ from urllib.parse import quote
 import pooch
 import requests
 
-from jepa_core.download.files import AGAIN, CHUNK, Progress, disk_errors, inside, staging
+from jepa_core.download.files import AGAIN, CHUNK, disk_errors, inside, staging
 from jepa_core.errors import ConfigError, DataError, Interrupted, JepaError
+from jepa_core.progress import Progress
 
 T = TypeVar("T")
 
@@ -121,10 +122,10 @@ def fetch(
 
         try:
             there = [path for path in wanted if (root / path).is_file()]
-            with Progress("checking", len(there), progress) as bar:
+            with Progress("checking", len(there), quiet=not progress) as bar:
                 _spread(check, there, jobs, downloads.stop, bar.update)
             missing = [path for path in wanted if path not in right]
-            with Progress("downloading", len(missing), progress) as bar:
+            with Progress("downloading", len(missing), quiet=not progress) as bar:
 
                 def tell(done: int) -> None:
                     bar.update(done, f"{downloads.received / 1e6:.1f} MB")

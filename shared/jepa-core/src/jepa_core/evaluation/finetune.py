@@ -21,10 +21,10 @@ from jepa_core.errors import DataError, RunError
 from jepa_core.evaluation import FinetuneConfig
 from jepa_core.evaluation.metrics import macro_auc, one_hot
 from jepa_core.optim import adamw, decay_groups, set_hyperparameters
+from jepa_core.progress import Progress
 from jepa_core.schedules import cosine_to_last
 from jepa_core.training.device import autocast_to_bfloat16, find_device
 from jepa_core.training.loader import Loader, Source, to_device
-from jepa_core.training.log import Progress
 from jepa_core.training.sampler import Epochs
 
 

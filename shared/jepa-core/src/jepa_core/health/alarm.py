@@ -125,28 +125,30 @@ def verdict(state: AlarmState) -> Verdict:
         note = "not learning yet"
     if state.reason:
         early = state.reason == "const" and 10 * state.alarm_step <= state.total
-        advice = _ADVICE["const from the start" if early else state.reason]
+        advice = ADVICE["const from the start" if early else state.reason]
     elif state.warning_step >= 0:
-        advice = _ADVICE["rank falling"]
+        advice = ADVICE["rank falling"]
     else:
-        advice = _ADVICE[note]
+        advice = ADVICE[note]
     return Verdict(state.alarm_step, state.reason, state.warning_step, note, advice)
 
 
-_ADVICE = {
+ADVICE = {
     "": "",
-    "nonfinite": "the loss or the features are not finite: lower the learning rate, clip the "
-    "gradient, look for missing values in the data",
-    "const from the start": "the features do not depend on the sample: look at the data, and "
-    "whether the target encoder is kept out of the gradient",
-    "const": "the features stopped depending on the sample: raise the EMA momentum, keep the "
-    "target encoder out of the gradient, lower the learning rate",
-    "lost": "the predictor lost what it had learned: lower the learning rate, clip the gradient, "
-    "look at what the reader delivers from that step on",
-    "rank falling": "fewer and fewer directions are used: lower the weight decay, look at the "
-    "scale of the initial weights",
-    "not learning yet": "the predictor knows no more than the mean at each position: hide less, "
-    "train longer, change the learning rate",
+    "nonfinite": "lower the learning rate, clip the gradient, look for missing values in the data",
+    "const from the start": (
+        "look at the data, and whether the target encoder is kept out of the gradient"
+    ),
+    "const": (
+        "raise the EMA momentum, keep the target encoder out of the gradient, lower the learning "
+        "rate"
+    ),
+    "lost": (
+        "lower the learning rate, clip the gradient, look at what the reader delivers from that "
+        "step on"
+    ),
+    "rank falling": "lower the weight decay, look at the scale of the initial weights",
+    "not learning yet": "hide less, train longer, change the learning rate",
 }
 
 

@@ -12,7 +12,7 @@ from jepa_core.errors import DataError
 
 _ALARMS = {
     "const": "The features stopped depending on the sample: the run collapsed.",
-    "lost": "The predictor lost what it had learned.",
+    "lost": "The predictions are worse than the mean at each position.",
     "nonfinite": "The loss or the features are no longer finite.",
 }
 

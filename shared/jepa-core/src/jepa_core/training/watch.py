@@ -20,6 +20,7 @@ from jepa_core.health import (
     update,
     verdict,
 )
+from jepa_core.health.alarm import ADVICE
 
 # Looks at the health over a run, beside the one at step 0.
 _LOOKS = 50
@@ -28,7 +29,7 @@ _SCORES = ("unexplained", "snr")
 
 _NAMES = {
     "const": "the features no longer depend on the sample (collapse)",
-    "lost": "the predictor lost what it had learned",
+    "lost": "the predictions are worse than the mean at each position",
     "nonfinite": "the loss or the features are not finite",
 }
 
@@ -95,12 +96,13 @@ class Watch:
         """What to say now that was not yet to be said at the verdict `before`."""
         now, lines = self.verdict, []
         if now.reason and not before.reason:
-            lines.append(f"ALARM at step {now.alarm_step}: {_NAMES[now.reason]}")
+            lines.append(f"ALARM at step {now.alarm_step}: {_NAMES[now.reason]}; {now.advice}")
         if now.warning_step >= 0 > before.warning_step:
-            lines.append(f"warning at step {now.warning_step}: the rank of the features falls")
+            falling = "the rank of the features falls"
+            lines.append(f"warning at step {now.warning_step}: {falling}; {ADVICE['rank falling']}")
         if now.note and not before.note:
-            lines.append(f"note at step {self.state.step}: {now.note}")
-        return [f"{line}; {now.advice}" for line in lines]
+            lines.append(f"note at step {self.state.step}: {now.note}; {ADVICE[now.note]}")
+        return lines
 
     def keep(self, saved: Sequence[int], latest: int) -> set[int]:
         """Of the `saved` steps the `latest` last, and those that may still be chosen."""
