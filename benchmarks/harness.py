@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
 from benchmarks.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,8 @@
 
 The neutral form keeps names, versions, markers and dependencies. It drops every address (`sdist`,
 `wheels`) and the members' `[package.metadata]`, whose absence makes uv resolve again with the
-locked versions as preferences. uv then completes the file in the work tree; that form is never committed.
+locked versions as preferences. uv then completes the file in the work tree; that form is never
+committed.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def check(config: Any, *, where: object = "") -> None:
 
     Config classes call this in `__post_init__`, so that no instance exists with a bad value.
     """
-    for name, hint in _hints(type(config)).items():
+    for name, hint in _hints(type(config)).items():  # type: ignore[arg-type]
         _parse(getattr(config, name), hint, name, where)
 
 
@@ -123,7 +123,7 @@ def _dataclass(cls: type[T], data: Any, key: str, where: object) -> T:
         raise ConfigError(
             f"{key or cls.__name__} must be a mapping of settings, not {_kind(data)}", where=where
         )
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     prefix = f"{key}." if key else ""
     for name in data:
         if name not in hints:
