@@ -126,8 +126,9 @@ def test_the_untrained_predictor_sets_no_record() -> None:
 
 
 def test_an_error_above_three_is_forgiven_in_the_first_tenth() -> None:
-    assert verdict(_watch([1.0] * 5, [5.0] * 5)).reason == ""
-    found = verdict(_watch([1.0] * 7, [5.0] * 7))
+    risen = [2.0, 2.0, 5.0, 5.0, 5.0, 5.0, 5.0]
+    assert verdict(_watch([1.0] * 5, risen[:5])).reason == ""
+    found = verdict(_watch([1.0] * 7, risen))
     assert (found.reason, found.alarm_step) == ("lost", 12)
 
 
@@ -190,3 +191,21 @@ def test_choosing_from_no_checkpoint_is_an_error() -> None:
 
 def test_regret_is_the_distance_to_the_best_measured_probe() -> None:
     assert regret(2, {1: 0.9, 2: 0.7, 3: math.nan}) == pytest.approx(0.2)
+
+
+def test_a_slow_start_is_no_alarm_while_it_comes_down() -> None:
+    state = AlarmState()
+    for step, value in enumerate([9.0, 8.0, 7.0, 6.0, 5.0, 4.5, 4.0, 3.5, 3.2, 3.1]):
+        state = update(state, 10 * step, 90, 0.2, value, 20.0)
+    assert verdict(state).reason == ""
+    for step in (100, 110):
+        state = update(state, step, 200, 0.2, 7.0, 20.0)
+    assert verdict(state).reason == "lost"
+
+
+def test_a_rank_warning_holds_the_choice_back_unless_much_more_is_explained_later() -> None:
+    early, little_better = Candidate(100, 0.9), Candidate(500, 0.7)
+    assert choose_checkpoint([early, little_better], 500, warning_step=200).step == 100
+    much_better = Candidate(500, 0.4)
+    assert choose_checkpoint([early, much_better], 500, warning_step=200).step == 500
+    assert choose_checkpoint([early, much_better], 500, alarm_step=200).step == 100

@@ -345,10 +345,11 @@ def test_what_is_kept_always_holds_what_would_be_chosen_had_all_been_kept(seed, 
         kept.append(everything[-1])
         left = may_be_chosen(kept, total, step, *so_far)
         kept = [candidate for candidate in kept if candidate.step in left or candidate.step == step]
-        for alarm in [-1] if max(so_far) >= 0 else [-1, *range(step + 1, step + total // 10)]:
-            ends = so_far if max(so_far) >= 0 else [alarm, -1]
-            chosen = choose_checkpoint(kept, total, *ends).step
-            assert chosen == choose_checkpoint(everything, total, *ends).step
+        later = [-1, *range(step + 1, step + total // 10)]
+        for alarm in later if so_far[0] < 0 else so_far[:1]:
+            for warned in later if so_far[1] < 0 else so_far[1:]:
+                chosen = choose_checkpoint(kept, total, alarm, warned).step
+                assert chosen == choose_checkpoint(everything, total, alarm, warned).step
 
 
 def test_the_last_two_and_the_best_are_kept(tmp_path):

@@ -18,6 +18,7 @@ Reason = Literal["", "const", "lost", "nonfinite"]
 PATIENCE = 2  # evaluations in a row before the alarm
 RANK_PATIENCE = 3
 MARGIN = 0.05  # of the run, before the alarm, that no checkpoint is taken from
+OVERRULES = 0.5  # share of what is left unexplained at which a checkpoint overrules a warning
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def update(
     )
     lost = finite and (
         (best is not None and best < 0.8 and unexplained > 1.0)
-        or (unexplained > 3 and 10 * step >= total)
+        or _hopeless(unexplained, best, step, total)
     )
     falling = math.isfinite(rank) and highest is not None and rank < 0.6 * highest
     state = replace(
@@ -116,6 +117,16 @@ def update(
     if state.falling >= RANK_PATIENCE and state.warning_step < 0:
         state = replace(state, warning_step=step)
     return state
+
+
+def _hopeless(unexplained: float, best: float | None, step: int, total: int) -> bool:
+    """Far above the mean predictor after a tenth of the run, and not on the way down.
+
+    Untrained predictors start at 5, with small initial weights at 500, and come down slowly: a
+    short healthy run is above 3 for much of its length. Twice the best since the second
+    evaluation tells those from runs that blow up.
+    """
+    return unexplained > 3 and 10 * step >= total and best is not None and unexplained > 2 * best
 
 
 def verdict(state: AlarmState) -> Verdict:
@@ -177,8 +188,10 @@ def choose_checkpoint(
 
     Only those at least 5 % of the run before the alarm or the warning count, whichever came first;
     the untrained encoder of step 0 counts only when no other is left, and the earliest checkpoint
-    when none is. `by_snr` follows the same rule with the highest signal-to-noise ratio.
-    RankMe and LiDAR do not choose: inside a run they prefer the untrained encoder.
+    when none is. A falling rank is weak evidence: a later checkpoint that leaves less than half as
+    much unexplained overrules the warning. `by_snr` follows the same rule with the highest
+    signal-to-noise ratio. RankMe and LiDAR do not choose: inside a run they prefer the untrained
+    encoder.
 
     Raises
     ------
@@ -187,15 +200,33 @@ def choose_checkpoint(
     """
     if not candidates:
         raise ValueError("no checkpoint to choose from")
-    ordered = sorted(candidates, key=lambda candidate: candidate.step)
-    ends = [step for step in (alarm_step, warning_step) if step >= 0]
-    safe = [c for c in ordered if not ends or c.step + MARGIN * total <= min(ends)] or ordered[:1]
-    safe = [c for c in safe if c.step > 0] or safe
-    # Ties and missing values go to the later checkpoint.
-    safe.reverse()
-    best = min(safe, key=lambda c: math.inf if math.isnan(c.unexplained) else c.unexplained)
+    before_alarm = _well_before([alarm_step], candidates, total)
+    before_both = _well_before([alarm_step, warning_step], candidates, total)
+    safe = before_both
+    if _unexplained(_best(before_alarm)) < OVERRULES * _unexplained(_best(before_both)):
+        safe = before_alarm
     clearest = max(safe, key=lambda c: -math.inf if math.isnan(c.snr) else c.snr)
-    return Choice(step=best.step, latest=ordered[-1].step, by_snr=clearest.step)
+    latest = max(candidate.step for candidate in candidates)
+    return Choice(step=_best(safe).step, latest=latest, by_snr=clearest.step)
+
+
+def _well_before(
+    steps: Sequence[int], candidates: Sequence[Candidate], total: int
+) -> list[Candidate]:
+    """Candidates at least the margin before each of `steps` (-1 = never), the latest first."""
+    ordered = sorted(candidates, key=lambda candidate: candidate.step)
+    ends = [step for step in steps if step >= 0]
+    safe = [c for c in ordered if not ends or c.step + MARGIN * total <= min(ends)] or ordered[:1]
+    return ([c for c in safe if c.step > 0] or safe)[::-1]
+
+
+def _best(candidates: Sequence[Candidate]) -> Candidate:
+    # Ties and missing values go to the later checkpoint, which comes first.
+    return min(candidates, key=_unexplained)
+
+
+def _unexplained(candidate: Candidate) -> float:
+    return math.inf if math.isnan(candidate.unexplained) else candidate.unexplained
 
 
 def regret(step: int, probes: Mapping[int, float]) -> float:

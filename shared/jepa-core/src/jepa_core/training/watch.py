@@ -158,14 +158,21 @@ def may_be_chosen(
     """
     if not candidates:
         return set()
-    if max(alarm_step, warning_step) >= 0:
-        # What comes later cannot move the earliest end.
-        return {choose_checkpoint(candidates, total, alarm_step, warning_step).step}
+    if alarm_step >= 0:
+        # What comes later cannot move this end, and only a warning could come before it.
+        return {
+            choose_checkpoint(candidates, total, alarm_step, warning_step).step,
+            choose_checkpoint(candidates, total, alarm_step).step,
+        }
     margin = math.ceil(total / 20)  # what `choose_checkpoint` leaves out before an alarm
     ends = {step + 1} | {candidate.step + margin for candidate in candidates}
-    return {choose_checkpoint(candidates, total).step} | {
-        choose_checkpoint(candidates, total, alarm_step=end).step for end in ends if end > step
-    }
+    alarms = {-1} | {end for end in ends if end > step}
+    # A warning holds the choice back unless a later checkpoint overrules it: keep both.
+    return {
+        choose_checkpoint(candidates, total, end, warning).step
+        for end in alarms
+        for warning in {-1, warning_step}
+    } | {choose_checkpoint(candidates, total, warning_step).step}
 
 
 def _observe(module: nn.Module, batch: Mapping[str, Any]) -> dict[str, float]:
