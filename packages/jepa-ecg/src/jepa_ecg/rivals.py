@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from jepa_core.health.quantities import Observation
 from jepa_core.layers import init_weights
+from jepa_core.layers.linear import Linear
 from jepa_core.layers.positions import sincos_1d
 from jepa_core.layers.predictor import Predictor
 from jepa_core.losses import mse
@@ -38,7 +39,7 @@ class MaskedAutoencoder(nn.Module):
             qkv_bias=model.qkv_bias,
             norm_eps=model.norm_eps,
         )
-        self.predictor.proj = nn.Linear(
+        self.predictor.proj = Linear(
             model.predictor_dim, len(model.leads) * model.patch, bias=model.bias
         )
         init_weights(self.predictor, residual_depth=model.predictor_depth)

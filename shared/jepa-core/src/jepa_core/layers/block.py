@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from jepa_core.attention import attention
 from jepa_core.errors import ConfigError
+from jepa_core.layers.linear import Linear, linear
 
 Rows = slice | Int[Tensor, "batch rows"]
 
@@ -54,8 +55,8 @@ class Attention(nn.Module):
             raise ConfigError(f"width {dim} is no multiple of {heads} heads")
         self.heads = heads
         self.attention_dropout = attention_dropout
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim, bias=bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -72,8 +73,8 @@ class Attention(nn.Module):
             # Queries nobody reads are not computed: the fused map is applied in its two parts.
             weight, bias, dim = self.qkv.weight, self.qkv.bias, x.shape[-1]
             q_bias, kv_bias = (None, None) if bias is None else (bias[:dim], bias[dim:])
-            (q,) = self._heads(F.linear(take_rows(x, rows), weight[:dim], q_bias), 1)
-            k, v = self._heads(F.linear(x, weight[dim:], kv_bias), 2)
+            (q,) = self._heads(linear(take_rows(x, rows), weight[:dim], q_bias), 1)
+            k, v = self._heads(linear(x, weight[dim:], kv_bias), 2)
         dropout = self.attention_dropout if self.training else 0.0
         out = attention(q, k, v, key_lengths=key_lengths, dropout=dropout)
         return self.dropout(self.proj(out.transpose(1, 2).flatten(2)))
@@ -89,8 +90,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, *, bias: bool, dropout: float) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden, bias=bias)
-        self.fc2 = nn.Linear(hidden, dim, bias=bias)
+        self.fc1 = Linear(dim, hidden, bias=bias)
+        self.fc2 = Linear(hidden, dim, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jepa_core.errors import DataError
 from jepa_core.layers.block import init_weights, take_rows
+from jepa_core.layers.linear import linear
 from jepa_core.tokens import IndexSet
 
 Keep = IndexSet | Int[Tensor, "batch kept"]
@@ -72,7 +72,7 @@ def _embed_some(
     proj: nn.Conv1d | nn.Conv2d, patches: Float[Tensor, "batch n *patch"], keep: Keep
 ) -> Float[Tensor, "batch kept dim"]:
     kept = take_rows(patches, keep.indices if isinstance(keep, IndexSet) else keep)
-    return F.linear(kept.flatten(2), proj.weight.flatten(1), proj.bias)
+    return linear(kept.flatten(2), proj.weight.flatten(1), proj.bias)
 
 
 def _check_whole(unit: str, size: int, patch: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from jepa_core.errors import ConfigError
 from jepa_core.layers.block import Block, init_weights
+from jepa_core.layers.linear import Linear
 
 
 class Predictor(nn.Module):
@@ -55,7 +56,7 @@ class Predictor(nn.Module):
             raise ConfigError(
                 f"the predictor has width {width}, its positions {tuple(positions.shape)}"
             )
-        self.embed = nn.Linear(dim, width, bias=bias)
+        self.embed = Linear(dim, width, bias=bias)
         self.register_buffer("positions", positions, persistent=False)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.blocks = nn.ModuleList(
@@ -73,7 +74,7 @@ class Predictor(nn.Module):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps=norm_eps, bias=bias)
-        self.proj = nn.Linear(width, dim, bias=bias)
+        self.proj: nn.Linear = Linear(width, dim, bias=bias)
         init_weights(self, residual_depth=depth)
 
     def forward(
