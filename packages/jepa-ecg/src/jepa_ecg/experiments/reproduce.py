@@ -106,7 +106,7 @@ class Reproduce:
         )
         table.print()
         run.save_table("comparison", table)
-        (run.path / "README-table.md").write_text(table.to_markdown(), encoding="utf-8")
+        (run.path / "comparison.md").write_text(table.to_markdown(), encoding="utf-8")
         pictures.save(
             comparison_figure(trained, raw),
             run.figures / "comparison.svg",

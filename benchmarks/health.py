@@ -1,0 +1,894 @@
+"""How early, and how often for nothing, do the health rules speak? Runs whose fate is known.
+
+    uv run python -m benchmarks.health                     # everything, writes HEALTH.md
+    uv run python -m benchmarks.health --series runs.jsonl # keep finished runs there, go on from it
+    uv run python -m benchmarks.health --quick             # does it still run: nothing is written
+
+Two studies, each with healthy recipes and with failures planted at a known step: the small ECG
+recipe on 500 records of PTB-XL, and the same architecture on the 8x8 digits of scikit-learn.
+Thresholds are chosen on some seeds and judged on others, and on the recorded toy runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import joblib
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor, nn
+
+from benchmarks.machine import machine
+from jepa_core.evaluation.linear import ridge
+from jepa_core.evaluation.metrics import accuracy, macro_auc, one_hot
+from jepa_core.health import AlarmState, Candidate, choose_checkpoint, regret, update
+from jepa_core.health.quantities import Observation, linear_cka, quantities
+from jepa_core.losses import l1, mse
+from jepa_core.optim import adamw, decay_groups, set_hyperparameters
+from jepa_core.schedules import linear
+from jepa_ecg.model import ECGJEPA
+from jepa_ecg.presets import NANO, ModelConfig, PretrainConfig
+from jepa_ecg.pretrain import mixture, schedules, untrained
+from jepa_ecg.source import ArraySignals, ECGSource
+
+ROOT = Path(__file__).resolve().parents[1]
+LOOKS = 50  # health evaluations in a run, beside the one at step 0
+PROBES = 5  # probes in a run, beside the one at step 0
+
+
+# --- what is trained, and how it is broken
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run; `failure` is the letter of what breaks at the share `onset` of the run."""
+
+    study: str
+    recipe: str
+    seed: int
+    config: PretrainConfig
+    loss: Callable[..., Tensor]
+    failure: str = ""
+    onset: float = 0.0
+    end: float = 1.0
+    """Share of the run after which nothing is left to see."""
+
+    def broken(self, step: int) -> str:
+        """The failure in force at `step`, if any."""
+        return self.failure if step >= self.onset * self.config.steps else ""
+
+
+FAILURES = {
+    "A": "no stop-gradient, no EMA, no predictor (the mean of the context stands for it)",
+    "A2": "no stop-gradient, no EMA",
+    "B": "no EMA, learning rate x 100",
+    "C": "constant data",
+    "C2": "the reader breaks: the same record again and again",
+    "D": "weight decay 20",
+    "E": "the stop-gradient is lost, the target is the online encoder",
+    "F": "learning rate x 100",
+}
+ONSETS = {"D": 0.38, "C2": 0.42, "E": 0.46, "F": 0.5}  # the others are broken from the start
+
+ECG = replace(NANO, steps=500, warmup_steps=50)
+DIGITS = PretrainConfig(
+    model=ModelConfig(
+        leads=("image",),
+        fs=1.0,
+        samples=64,
+        patch=4,
+        dim=32,
+        depth=2,
+        heads=4,
+        predictor_dim=32,
+        predictor_depth=2,
+        predictor_heads=4,
+        registers=0,
+        bias=True,
+        qkv_bias=True,
+        patch_init="fan-in",
+        target_norm=True,
+    ),
+    keep=(0.4, 0.6),
+    min_block=1,
+    circular=True,
+    steps=500,
+    batch_size=32,
+    learning_rate=3e-3,
+    final_learning_rate=0.0,
+    warmup_steps=50,
+    momentum=0.95,
+    final_momentum=0.995,
+)
+
+
+def plans(study: str, seed: int, quick: bool = False) -> list[Plan]:
+    """Healthy recipes and planted failures of one seed."""
+    base, loss, other_loss = {"ecg": (ECG, l1, mse), "digits": (DIGITS, mse, l1)}[study]
+    if quick:
+        base = replace(base, steps=20, warmup_steps=2)
+    init: Literal["fixed", "fan-in"] = "fan-in" if base.model.patch_init == "fixed" else "fixed"
+    low, high = base.keep
+    long = base.steps * 5 // 2
+    healthy = {
+        "default": base,
+        "learning rate x 3": replace(base, learning_rate=3 * base.learning_rate),
+        f"loss {other_loss.__name__}": base,
+        "EMA 0.9": replace(base, momentum=0.9, final_momentum=0.9),
+        "narrow context": replace(base, keep=(low / 2, high / 2)),
+        "wide context": replace(base, keep=(low + 0.2, high + 0.2)),
+        f"patch map {init}": replace(base, model=replace(base.model, patch_init=init)),
+        "half the batch": replace(base, batch_size=base.batch_size // 2),
+        "weight decay x 10": replace(base, weight_decay=0.1, final_weight_decay=1.0),
+        "short": replace(base, steps=base.steps * 3 // 5, warmup_steps=base.warmup_steps * 3 // 5),
+        "long": replace(base, steps=long, warmup_steps=base.warmup_steps * 5 // 2),
+    }
+    found = [
+        Plan(study, name, seed, config, other_loss if name.startswith("loss") else loss)
+        for name, config in healthy.items()
+    ]
+    if study == "ecg":
+        crops = replace(base, model=replace(base.model, samples=1000), batch_size=64, min_block=2)
+        crops = replace(crops, keep=(0.15, 0.25), steps=300, warmup_steps=30)
+        found.append(Plan(study, "10 s crops, to 40 %", seed, crops, loss, end=0.4))
+    for letter in FAILURES:
+        onset = ONSETS.get(letter, 0.0)
+        end = 1.0 if onset else 0.5
+        found.append(Plan(study, letter, seed, base, loss, failure=letter, onset=onset, end=end))
+    return found
+
+
+def data_folder(domain: str) -> Path:
+    return Path(os.environ.get("JEPA_DATA", ROOT.parent / "shared" / "data")) / domain
+
+
+@dataclass(frozen=True)
+class Data:
+    """Normalised signals, which of them train, and what probes are judged by."""
+
+    signals: Float32[np.ndarray, "records leads samples"]
+    train: Bool[np.ndarray, " records"]
+    labels: Int64[np.ndarray, "records classes"]
+    labelled: Bool[np.ndarray, " records"]
+    score: Callable[[np.ndarray, np.ndarray], float]
+
+
+@cache
+def ecg() -> Data:
+    """500 records of PTB-XL; folds 1-8 train, 9 and 10 test; superclasses."""
+    folder = data_folder("ecg")
+    stored = np.load(folder / "ptbxl500_lr.npz")
+    truth = np.load(folder / "golden_ptbxl_labels.npz")
+    signals = np.cumsum(stored["delta"], axis=-1, dtype=np.int16) / float(stored["gain"])
+    train = truth["all/fold"] <= 8
+    mean = signals[train].mean(axis=(0, 2), keepdims=True)
+    std = signals[train].std(axis=(0, 2), keepdims=True)
+    y = truth["superdiagnostic/y"]
+    labels = np.zeros((len(signals), y.shape[1]), np.int64)
+    rows = np.searchsorted(stored["ecg_id"], truth["superdiagnostic/ecg_id"])
+    labels[rows] = y
+    labelled = np.isin(np.arange(len(signals)), rows)
+    scaled = ((signals - mean) / std).clip(-5, 5).astype(np.float32)
+    return Data(scaled, train, labels, labelled, lambda y, s: macro_auc(y, s).macro)
+
+
+@cache
+def digits() -> Data:
+    """1,797 digits as 16 patches of 2x2 pixels in raster order; the first 1,200 train."""
+    from sklearn.datasets import load_digits
+
+    images, y = load_digits(return_X_y=True)
+    pixels = (images - images.mean()) / images.std()
+    patches = pixels.reshape(-1, 4, 2, 4, 2).transpose(0, 1, 3, 2, 4).reshape(-1, 1, 64)
+    return Data(
+        patches.astype(np.float32),
+        np.arange(len(y)) < 1200,
+        one_hot(y, 10).astype(np.int64),
+        np.ones(len(y), np.bool_),
+        lambda y, s: accuracy(y.argmax(1), s),
+    )
+
+
+DATA = {"ecg": ecg, "digits": digits}
+
+
+# --- one run and its series
+
+
+@dataclass
+class Trial:
+    """A run under way; a deep copy of it goes on as another run would."""
+
+    module: ECGJEPA
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    series: dict[str, list[float]] = field(default_factory=dict)
+    pooled: Tensor | None = None
+    since: list[tuple[float, float]] = field(default_factory=list)
+
+
+class Study:
+    """The data of a study and its batches under one plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.data = DATA[plan.study]()
+        signals = ArraySignals(self.data.signals[self.data.train])
+        self.source = ECGSource(signals, plan.config, seed=plan.seed)
+        self.sampler = mixture(plan.config, {"all": len(signals)}, seed=plan.seed)
+        self.health = self.source.health_batch(samples=128, views=4)
+        self.stuck = self.health["signal"][:1]
+        if plan.failure == "C":
+            self.health["signal"] = self.stuck.expand_as(self.health["signal"])
+
+    def batch(self, step: int, broken: str) -> dict[str, Tensor]:
+        batch = self.source.batch(self.sampler.draw(step))
+        if broken in ("C", "C2"):
+            batch["signal"] = self.stuck.expand_as(batch["signal"])
+        return batch
+
+    @torch.no_grad()
+    def probe(self, module: ECGJEPA) -> float:
+        """Ridge on pooled features of the target encoder, trained on labelled training records."""
+        size = module.config.model.samples
+        whole = self.data.signals.shape[2] // size * size
+        halves = torch.from_numpy(self.data.signals[:, :, :whole]).unflatten(2, (-1, size))
+        crops = halves.transpose(1, 2).flatten(0, 1)
+        features = torch.cat([module.targets(part).mean(1) for part in crops.split(128)]).double()
+        rows = features.unflatten(0, (-1, halves.shape[2])).mean(1).numpy()
+        if not np.isfinite(rows).all():
+            return math.nan
+        train, test = (self.data.labelled & part for part in (self.data.train, ~self.data.train))
+        scores = ridge(rows[train], self.data.labels[train].astype(np.float64)).scores(rows[test])
+        return self.data.score(self.data.labels[test], scores)
+
+
+def begin(plan: Plan) -> Trial:
+    module = untrained(plan.config, plan.seed)
+    config = plan.config
+    return Trial(module, adamw(decay_groups(module), betas=config.betas, eps=config.eps))
+
+
+def advance(trial: Trial, plan: Plan, study: Study, share: float) -> Trial:
+    """Train on, with a look at every fiftieth of the run, to the given share of it."""
+    config, module = plan.config, trial.module
+    learning_rate, weight_decay = schedules(config)
+    looks = {round(i * config.steps / LOOKS): i for i in range(LOOKS + 1)}
+    last = round(share * config.steps)
+    if not trial.series:
+        look(trial, study, 0)
+    while trial.step < last:
+        step, broken = trial.step, plan.broken(trial.step)
+        rate = learning_rate(step) * (100 if broken in ("B", "F") else 1)
+        set_hyperparameters(trial.optimizer, rate, 20.0 if broken == "D" else weight_decay(step))
+        loss = losses(module, study.batch(step, broken), plan.loss, broken)
+        loss.backward()
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        trial.since.append((loss.item(), nn.utils.get_total_norm(gradients).item()))
+        trial.optimizer.step()
+        trial.optimizer.zero_grad()
+        momentum = linear(step, config.steps, config.momentum, config.final_momentum)
+        module.ema.update(0.0 if broken in ("A", "A2", "B", "E") else float(momentum))
+        trial.step += 1
+        if trial.step in looks:
+            look(trial, study, looks[trial.step], broken)
+            if not math.isfinite(trial.series["unexplained"][-1]):
+                break
+    return trial
+
+
+def losses(
+    module: ECGJEPA, batch: Mapping[str, Tensor], loss: Callable[..., Tensor], broken: str
+) -> Tensor:
+    signal, hidden = batch["signal"], batch["target"]
+    if broken in ("A", "A2", "E"):
+        target = module.encoder(signal, rows=hidden)
+        target = nn.functional.layer_norm(target, target.shape[-1:], eps=1e-6)
+    else:
+        target = module.targets(signal, hidden)
+    return loss(predict(module, batch, broken), target)
+
+
+def predict(module: ECGJEPA, batch: Mapping[str, Tensor], broken: str) -> Tensor:
+    if broken != "A":
+        return module.predict(batch["signal"], batch["context"], batch["target"])
+    pooled = module.encoder(batch["signal"], batch["context"]).mean(1, keepdim=True)
+    return pooled.expand(-1, batch["target"].shape[1], -1)
+
+
+@torch.no_grad()
+def look(trial: Trial, study: Study, index: int, broken: str = "") -> None:
+    """Append every quantity of one health evaluation to the series of the run."""
+    module, batch = trial.module, study.health
+    signal, hidden = batch["signal"], batch["target"]
+    tokens = module.targets(signal)
+    views = [module.encoder(signal[: len(v)], v).mean(1) for v in batch["views"].unbind(1)]
+    values = quantities(
+        Observation(
+            tokens=tokens,
+            prediction=predict(module, batch, broken),
+            target=tokens.gather(1, hidden[..., None].expand(-1, -1, tokens.shape[-1])),
+            positions=hidden,
+            views=torch.stack(views, 1),
+        )
+    )
+    online = module.encoder(signal[:64])
+    online = nn.functional.layer_norm(online, online.shape[-1:], eps=1e-6)
+    spread = (tokens[:64] - tokens[:64].mean(0)).square().sum().clamp_min(1e-12)
+    values["gap"] = ((online - tokens[:64]).square().sum() / spread).item()
+    pooled = tokens.mean(1)
+    values["drift"] = math.nan if trial.pooled is None else 1 - linear_cka(trial.pooled, pooled)
+    trial.pooled = pooled
+    matrices = [p for p in module.encoder.parameters() if p.ndim > 1]
+    values["weights"] = nn.utils.get_total_norm(matrices).item()
+    means = np.mean(trial.since, axis=0) if trial.since else (math.nan, math.nan)
+    values["loss"], values["gradient"] = float(means[0]), float(means[1])
+    trial.since = []
+    values["step"] = trial.step
+    values["probe"] = study.probe(module) if index % (LOOKS // PROBES) == 0 else math.nan
+    for name, value in values.items():
+        trial.series.setdefault(name, []).append(value)
+
+
+def record(plan: Plan, trial: Trial) -> dict[str, Any]:
+    """What is kept of a run."""
+    return {
+        **{"study": plan.study, "recipe": plan.recipe, "seed": plan.seed},
+        **{"failure": plan.failure, "total": plan.config.steps},
+        "onset": round(plan.onset * plan.config.steps) if plan.failure else -1,
+        "series": trial.series,
+    }
+
+
+def run(group: Sequence[Plan]) -> list[dict[str, Any]]:
+    """The runs of a group, which are one run up to the first onset."""
+    torch.set_num_threads(1)
+    group = sorted(group, key=lambda plan: plan.onset if plan.failure else 1.0)
+    trial, found = begin(group[0]), []
+    for plan in group:
+        study = Study(plan)
+        if plan.failure:
+            trial = advance(trial, replace(plan, failure=""), study, plan.onset)
+        branch = copy.deepcopy(trial)
+        found.append(record(plan, advance(branch, plan, study, plan.end)))
+    return found
+
+
+def groups(study: str, seed: int, quick: bool) -> Iterator[list[Plan]]:
+    """The plans of a seed; late failures go with the healthy run that they were until then."""
+    everything = plans(study, seed, quick)
+    yield [plan for plan in everything if plan.onset or plan.recipe == "default"]
+    yield from ([plan] for plan in everything if not plan.onset and plan.recipe != "default")
+
+
+# --- what is proposed: a pure function beside the alarm
+
+
+RELAPSE = 1.2  # times the least that was ever left unexplained
+EROSION = 0.8  # of the largest norm the weights had
+PATIENCE = 2  # evaluations in a row
+
+
+@dataclass(frozen=True)
+class Notices:
+    """Early signs of trouble, kept apart from the alarm; steps are -1 where nothing was seen."""
+
+    evaluations: int = 0
+    lowest: float | None = None
+    relapsed: int = 0
+    relapse_step: int = -1
+    largest: float | None = None
+    eroded: int = 0
+    erosion_step: int = -1
+
+
+def notice(state: Notices, step: int, unexplained: float, weights: float = math.nan) -> Notices:
+    """The state after one more evaluation.
+
+    - *relapse*: `unexplained` above 1.2 times its lowest since the second evaluation, twice in a
+      row: the predictor explains less than it once did;
+    - *erosion*: the weights below 0.8 of the largest norm they had, twice in a row: weight decay
+      is faster than learning.
+
+    Parameters
+    ----------
+    state
+        `Notices()` before the first evaluation, which belongs to the untrained encoder.
+    step
+        Optimiser steps done.
+    unexplained
+        As in `jepa_core.health.quantities`; a value that is not finite is the alarm's matter.
+    weights
+        Norm of all weight matrices of the online encoder; NaN = not measured.
+    """
+    lowest, largest = state.lowest, state.largest
+    if state.evaluations and math.isfinite(unexplained):
+        lowest = unexplained if lowest is None else min(lowest, unexplained)
+    if math.isfinite(weights):
+        largest = weights if largest is None else max(largest, weights)
+    relapsed = lowest is not None and unexplained > RELAPSE * lowest
+    eroded = largest is not None and weights < EROSION * largest
+    state = replace(
+        state,
+        evaluations=state.evaluations + 1,
+        lowest=lowest,
+        largest=largest,
+        relapsed=state.relapsed + 1 if relapsed else 0,
+        eroded=state.eroded + 1 if eroded else 0,
+    )
+    if state.relapsed >= PATIENCE and state.relapse_step < 0:
+        state = replace(state, relapse_step=step)
+    if state.eroded >= PATIENCE and state.erosion_step < 0:
+        state = replace(state, erosion_step=step)
+    return state
+
+
+# --- verdicts on recorded runs
+
+Run = dict[str, Any]  # what `record` gives, its series as float64 arrays
+Rule = Callable[[Run], int | None]  # the step at which it speaks, -1 never, None not recorded
+CHOOSING = (0, 1, 2)  # seeds that candidates' thresholds come from; other seeds and toys judge
+HARM = 0.03  # fall of the probe below the untrained encoder's from which a run counts as harmed
+
+
+def harmed(run: Run) -> bool:
+    """Whether the encoder ends clearly worse than it began, by the labels."""
+    probe = run["series"]["probe"]
+    probe = probe[~np.isnan(probe)]
+    return bool(probe[-1] < probe[0] - HARM)
+
+
+def sound(run: Run) -> bool:
+    """Nothing planted, no harm done: whatever speaks here is a false alarm."""
+    return not run["failure"] and not harmed(run)
+
+
+def spoilt(run: Run) -> bool:
+    """Nothing planted, and yet harmed: a recipe that does not work. Speaking is no mistake."""
+    return not run["failure"] and harmed(run)
+
+
+def alarm(run: Run, first_form: bool = False) -> AlarmState:
+    """The alarm at the end of a run.
+
+    In its first form the clause on `unexplained` above 3 after a tenth of the run did not ask
+    whether it had risen.
+    """
+    state, total = AlarmState(), run["total"]
+    for step, signal, unexplained, rank in _looks(run, "signal", "unexplained", "rank"):
+        if first_form and 3 < unexplained < math.inf and 10 * step >= total:
+            # No other clause tells 3 from more, and this is above twice whatever was lowest.
+            unexplained = 1e300
+        state = update(state, int(step), total, signal, unexplained, rank)
+    return state
+
+
+def notices(run: Run) -> Notices:
+    """The notices at the end of a run."""
+    state = Notices()
+    for step, unexplained, weights in _looks(run, "unexplained", "weights"):
+        state = notice(state, int(step), unexplained, weights)
+    return state
+
+
+def _looks(run: Run, *names: str) -> Iterator[tuple[float, ...]]:
+    series = run["series"]
+    missing = np.full(len(series["step"]), math.nan)
+    return zip(*(series.get(name, missing).tolist() for name in ("step", *names)), strict=True)
+
+
+def either(run: Run) -> int:
+    """The first of the alarm and the notices."""
+    said = notices(run)
+    steps = (alarm(run).alarm_step, said.relapse_step, said.erosion_step)
+    return min((step for step in steps if step >= 0), default=-1)
+
+
+RULES: dict[str, Rule] = {
+    "alarm, first form": lambda run: alarm(run, first_form=True).alarm_step,
+    "alarm": lambda run: alarm(run).alarm_step,
+    "rank warning": lambda run: alarm(run).warning_step,
+    "relapse": lambda run: notices(run).relapse_step,
+    "erosion": lambda run: notices(run).erosion_step if "weights" in run["series"] else None,
+    "alarm or a notice": either,
+}
+
+
+# --- candidates: one number a look, larger is worse, from what was seen so far
+
+
+def above_lowest(x: np.ndarray) -> np.ndarray:
+    """ln of x over its lowest since the second look."""
+    return np.append(0.0, np.log(x[1:] / np.minimum.accumulate(x[1:])))
+
+
+def below_highest(x: np.ndarray) -> np.ndarray:
+    """ln of the highest so far over x."""
+    return np.log(np.maximum.accumulate(x) / x)
+
+
+def above_recent(x: np.ndarray, looks: int = 5) -> np.ndarray:
+    """ln of x over the median of the looks before; 0 until there are that many."""
+    usual = [np.median(x[i - looks : i]) if i > looks else x[i] for i in range(len(x))]
+    return np.log(x / np.array(usual))
+
+
+def fall(x: np.ndarray, looks: int, share: np.ndarray) -> np.ndarray:
+    """ln of the highest of the last looks over x, after 30 % of the run."""
+    highest = [x[max(1, i - looks) : i + 1].max() if i else x[0] for i in range(len(x))]
+    return np.where(share >= 0.3, np.log(np.array(highest) / x), 0.0)
+
+
+Series = Mapping[str, np.ndarray]
+CANDIDATES: dict[str, Callable[[Series], np.ndarray]] = {
+    "`unexplained` over its lowest": lambda s: above_lowest(s["unexplained"]),
+    "`snr` under its highest": lambda s: below_highest(s["snr"]),
+    "`signal` falls in 5 looks, after 30 %": lambda s: fall(s["signal"], 5, s["share"]),
+    "`signal` over its lowest": lambda s: above_lowest(s["signal"]),
+    "`rank` under its highest": lambda s: below_highest(s["rank"]),
+    "`effective_rank_ev` under its highest": lambda s: below_highest(s["effective_rank_ev"]),
+    "`token_rank` under its highest": lambda s: below_highest(s["token_rank"]),
+    "`share_position` over its lowest": lambda s: above_lowest(s["share_position"]),
+    "`alignment_relative` over its lowest": lambda s: above_lowest(s["alignment_relative"]),
+    "norm of the weights under its highest": lambda s: below_highest(s["weights"]),
+    "drift (1 - CKA with the last look) over its usual": lambda s: above_recent(s["drift"]),
+    "distance of online from target under its highest": lambda s: below_highest(s["gap"]),
+    "gradient norm over its usual": lambda s: above_recent(s["gradient"]),
+    "training loss over its lowest": lambda s: above_lowest(s["loss"]),
+    "training loss falls in 2 looks, after 30 %": lambda s: fall(s["loss"], 2, s["share"]),
+}
+
+
+def badness(run: Run, candidate: str) -> np.ndarray | None:
+    """The candidate at every look, the lower of two in a row; None where it was not recorded."""
+    series = {name: np.maximum(x, 1e-12) for name, x in run["series"].items()}
+    series["share"] = run["series"]["step"] / run["total"]
+    with np.errstate(all="ignore"):
+        try:
+            x = np.nan_to_num(CANDIDATES[candidate](series))
+        except KeyError:
+            return None
+    # What is not finite has broken, whatever the candidate.
+    x = np.where(np.isfinite(run["series"]["unexplained"]), x, math.inf)
+    return np.minimum(x, np.append(0.0, x[:-1]))
+
+
+def threshold(runs: Sequence[Run], candidate: str) -> float:
+    """A tenth above the highest that sound runs reach."""
+    values = [badness(run, candidate) for run in runs if sound(run)]
+    return 1.1 * max(float(x.max()) for x in values if x is not None)
+
+
+def first_above(run: Run, candidate: str, bound: float) -> int | None:
+    """The step at which the candidate speaks."""
+    x = badness(run, candidate)
+    if x is None:
+        return None
+    above = np.flatnonzero(x > bound)
+    return int(run["series"]["step"][above[0]]) if len(above) else -1
+
+
+# --- tables
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+
+
+def spoken(runs: Sequence[Run], rule: Rule) -> str:
+    """In how many of the runs the rule speaks."""
+    steps = [rule(run) for run in runs]
+    if None in steps or not runs:
+        return ""
+    return f"{sum(step >= 0 for step in steps if step is not None)}/{len(runs)}"
+
+
+def found(runs: Sequence[Run], rule: Rule) -> str:
+    """Failures found, the median delay in % of the run, and how often it spoke too early."""
+    pairs = [(rule(run), run) for run in runs]
+    if not runs or any(step is None for step, _ in pairs):
+        return ""
+    late = [
+        (step - run["onset"]) / run["total"]
+        for step, run in pairs
+        if step is not None and step > run["onset"]
+    ]
+    early = len([step for step, run in pairs if step is not None and 0 <= step <= run["onset"]])
+    words = f"{len(late)}/{len(runs)}" + (f", {100 * np.median(late):.0f} %" if late else "")
+    return words + (f", {early} early" if early else "")
+
+
+JUDGED = ("sound", "harmed", *FAILURES)
+
+
+def judged(runs: Sequence[Run], rules: Mapping[str, Rule]) -> list[list[str]]:
+    """One row a rule, one column a kind of run."""
+    return [
+        [name, spoken([r for r in runs if sound(r)], rule)]
+        + [spoken([r for r in runs if spoilt(r)], rule)]
+        + [found([r for r in runs if r["failure"] == failure], rule) for failure in FAILURES]
+        for name, rule in rules.items()
+    ]
+
+
+def recipes(runs: Sequence[Run]) -> list[list[str]]:
+    """One row a recipe: medians over its seeds, and in how many runs which rule speaks."""
+    rows = []
+    for recipe in dict.fromkeys(run["recipe"] for run in runs):
+        group = [run for run in runs if run["recipe"] == recipe]
+        start, least, most, end = np.transpose(
+            [[_extremes(run, name) for name in EXTREMES] for run in group], (2, 1, 0)
+        )
+        start, least, most, end = (np.median(x, axis=1) for x in (start, least, most, end))
+        probe, q, signal, rank, weights = range(len(EXTREMES))
+        rows.append(
+            [
+                f"{recipe} ({len(group)})",
+                " ".join(f"{x[probe]:.2f}" for x in (start, most, end)),
+                " ".join(number(x[q]) for x in (start, least, end)),
+                *(
+                    " ".join(number(_ratio(x[name], start[name])) for x in (least, end))
+                    for name in (signal, rank, weights)
+                ),
+                str(sum(harmed(run) for run in group)),
+                *(spoken(group, rule).partition("/")[0] for rule in list(RULES.values())[:5]),
+            ]
+        )
+    return rows
+
+
+EXTREMES = ("probe", "unexplained", "signal", "rank", "weights")
+RECIPES = (
+    *("recipe (runs)", "probe: start, best, end", "`unexplained`: start, least, end"),
+    *(f"`{name}` / start: least, end" for name in EXTREMES[2:]),
+    *("harmed", *list(RULES)[:5]),
+)
+
+
+def _extremes(run: Run, name: str) -> list[float]:
+    """Start, lowest, highest, end; NaN where it was not recorded."""
+    x = run["series"].get(name, np.empty(0))
+    x = x[~np.isnan(x)]
+    return [x[0], x.min(), x.max(), x[-1]] if len(x) else [math.nan] * 4
+
+
+def _ratio(x: float, start: float) -> float:
+    """x / start; NaN where the start is rounding."""
+    return x / start if start > 1e-12 else math.nan
+
+
+def number(x: float) -> str:
+    return "" if math.isnan(x) else f"{x:.2f}" if abs(x) < 100 else f"{x:.0e}"
+
+
+HEEDED: dict[str, Callable[[Run], tuple[int, int]]] = {
+    "alarm and rank warning": lambda run: (alarm(run).alarm_step, alarm(run).warning_step),
+    "alarm alone": lambda run: (alarm(run).alarm_step, -1),
+    "alarm, rank warning and notices": lambda run: (either(run), alarm(run).warning_step),
+    "nothing (the lowest `unexplained`)": lambda run: (-1, -1),
+}
+
+
+def choices(runs: Sequence[Run]) -> list[list[str]]:
+    """What the choice of a checkpoint costs the probe, heeding this or that: mean, largest."""
+    kinds = (sound, spoilt, lambda run: bool(run["failure"]))
+    groups = [[run for run in runs if kind(run)] for kind in kinds]
+    rows = [[name, *(_regret(g, heeded) for g in groups)] for name, heeded in HEEDED.items()]
+    return [*rows, ["the last checkpoint", *(_regret(group, None) for group in groups)]]
+
+
+def _regret(runs: Sequence[Run], heeded: Callable[[Run], tuple[int, int]] | None) -> str:
+    costs = []
+    for run in runs:
+        names = ("unexplained", "snr", "probe")
+        probed = [look for look in _looks(run, *names) if not math.isnan(look[-1])]
+        candidates = [Candidate(int(step), q, snr) for step, q, snr, _ in probed]
+        choice = choose_checkpoint(candidates, run["total"], *(heeded(run) if heeded else ()))
+        scores = {int(step): probe for step, *_, probe in probed}
+        costs.append(regret(choice.step if heeded else choice.latest, scores))
+    return f"{np.mean(costs):.3f}, {np.max(costs):.3f}" if costs else ""
+
+
+# --- everything
+
+
+def toy_runs() -> list[Run]:
+    """The 52 recorded runs on digits that the alarm is tested against; an MLP, long ago."""
+    stored = np.load(data_folder("core") / "golden_alarm.npz")
+    same = {"A3": "A2", "B2": "B", "E2": "E"}  # the same failure in another setting
+    runs = []
+    for name in stored["names"].tolist():
+        recipe, seed = name.split("/")
+        onset, kind = int(stored[f"{name}/onset"]), recipe.partition("_")[0]
+        series = {
+            key.removeprefix(f"{name}/"): stored[key].astype(np.float64)
+            for key in stored.files
+            if key.startswith(f"{name}/") and stored[key].ndim
+        }
+        runs.append(
+            {
+                **{"study": "toy", "recipe": recipe, "seed": int(seed), "series": series},
+                **{"failure": same.get(kind, kind) if onset >= 0 else "", "onset": onset},
+                "total": int(series["step"][-1]),
+            }
+        )
+    return runs
+
+
+def report(runs: Sequence[Run], toys: Sequence[Run]) -> str:
+    """HEALTH.md."""
+    described = {k: v for k, v in machine(("scikit-learn",)).items() if k != "load"}
+    where = "; ".join([time.strftime("%Y-%m-%d"), *described.values(), "one thread a run."])
+    lines = [
+        "# The health rules on runs whose fate is known",
+        "",
+        f"*Written by `uv run python -m benchmarks.health`, never by hand. {where}*",
+        "",
+        *METHOD.strip().splitlines(),
+        "",
+        *(f"- {letter}: {words}" for letter, words in FAILURES.items()),
+        "",
+        *READING.strip().splitlines(),
+        "",
+    ]
+    studies = {name: [run for run in runs if run["study"] == name] for name in DATA}
+    for name, chosen in {**studies, "toy": list(toys)}.items():
+        lines += [f"## Rules: {name}, {len(chosen)} runs", ""]
+        lines += table(("rule", *JUDGED), judged(chosen, RULES))
+    choosing = [run for run in runs if run["seed"] in CHOOSING]
+    judging = [run for run in runs if run["seed"] not in CHOOSING]
+    bounds = {name: threshold(choosing, name) for name in CANDIDATES}
+    rules: dict[str, Rule] = {
+        f"{name}: x {math.exp(bound):.3g}": partial(first_above, candidate=name, bound=bound)
+        for name, bound in bounds.items()
+    }
+    lines += ["## Candidates", "", *CANDIDATE_WORDS.strip().splitlines(), ""]
+    for name, chosen in {"Judged on the other seeds": judging, "Judged on toy": list(toys)}.items():
+        rows = [row for row in judged(chosen, rules) if any(row[1:])]
+        lines += [f"### {name}", "", *table(("candidate: bound", *JUDGED), rows)]
+    for name, chosen in studies.items():
+        lines += [f"## Recipes: {name}", "", *table(RECIPES, recipes(chosen))]
+    lines += ["## Which checkpoint", "", *CHOICE_WORDS.strip().splitlines(), ""]
+    for name, chosen in {**studies, "toy": list(toys)}.items():
+        head = (f"{name}: heeding", "sound", "harmed", "planted")
+        lines += table(head, choices(chosen))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="20 steps, one seed, nothing written")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--series", type=Path, help="finished runs as JSON lines, added to")
+    given = parser.parse_args(arguments)
+    runs: list[Run] = []
+    if given.series and given.series.exists():
+        runs = [json.loads(line) for line in given.series.read_text().splitlines()]
+    names = {(run["study"], run["recipe"], run["seed"]) for run in runs}
+    todo = [
+        group
+        for seed in range(1 if given.quick else given.seeds)
+        for study in DATA
+        for group in groups(study, seed, given.quick)
+        if any((plan.study, plan.recipe, plan.seed) not in names for plan in group)
+    ]
+    results = joblib.Parallel(n_jobs=given.jobs, return_as="generator")(
+        joblib.delayed(run)(group) for group in todo
+    )
+    for i, some in enumerate(results, start=1):
+        words = ", ".join(f"{one['study']} {one['recipe']} {one['seed']}" for one in some)
+        print(f"[{i}/{len(todo)}] {words}", flush=True)
+        runs += some
+        if given.series:
+            with given.series.open("a") as stream:
+                stream.writelines(json.dumps(one) + "\n" for one in some)
+    for one in runs:
+        one["series"] = {name: np.array(x, np.float64) for name, x in one["series"].items()}
+    text = report(runs, toy_runs())
+    print(text)
+    if not given.quick:
+        (ROOT / "benchmarks" / "HEALTH.md").write_text(text, encoding="utf-8")
+
+
+METHOD = """
+## What was run
+
+Two studies, 5 seeds each. **ecg**: the `nano` recipe shortened to 500 steps (20 tokens, dim 64, 3
+blocks, batch 32, L1) on 500 records of PTB-XL at 100 Hz, folds 1-8 for training. **digits**: the
+same code on scikit-learn's digits (16 patches of 2x2 pixels, dim 32, 2 blocks, batch 32, MSE, 500
+steps), 1,200 images for training. In each, healthy recipes that differ from the default in one
+thing, and failures planted in the default: A, A2, B and C from the start (watched for half the
+run), D at 38 %, C2 at 42 %, E at 46 %, F at 50 %; up to there they are the default run of their
+seed, to the bit. 51 looks a run (128 samples, 4 views of 64 of them) and 6 probes: ridge on
+mean-pooled tokens of the target encoder, penalty by generalised cross-validation; macro-AUC of
+five superclasses on folds 9 and 10 (136 records, error about .02), or accuracy on 597 images.
+**toy**: the 52 recorded runs of a small MLP on digits that the alarm is tested against; norms of
+weights and some other quantities were not recorded there.
+
+A run without a plant is *harmed* when its probe ends more than .03 below the untrained encoder's,
+else *sound*. A rule that speaks in a sound run is a false alarm; in a harmed one it may be right.
+In the tables: runs in which the rule speaks, of all; for failures those found, the median delay
+after the onset in % of the run (a look is 2 %), and how often it spoke too early. The failures:
+"""
+
+READING = """
+## Reading
+
+Of the tables below as of November 2026.
+
+1. **In its first form the alarm's clause "`unexplained` above 3 after a tenth of the run" was
+   wrong for short runs and for small initial weights.** All 14 alarms in runs without a plant
+   come from it: in ecg 4 of 5 runs with 10 s crops and 300 steps (close to the recipe in which
+   one was first seen) and 5 of 5 with EMA 0.9, in digits 5 of 5 with a patch map of std 0.02.
+   There `unexplained` starts at 5, or at 300-500; it is high because it is still falling. Asking
+   besides that it is above **twice its lowest since the second look**, as the alarm now does,
+   removes all 14, loses no find in any study (A2 in ecg: 12 -> 14 %) and gives the 52 recorded
+   runs the very same verdicts. The factor was set after seeing all seeds: 1.2 is enough on seeds
+   0-2, but 2 of 5 runs with the small patch map rise by 1.3-1.4 over two looks at the end of the
+   warm-up. Dropping the clause would leave D in digits later (26 -> 40 %) and in ecg unfound.
+   What it gives up: a predictor stuck at 5 raises no alarm, only the note *not learning yet*.
+2. **E, a lost stop-gradient, is seen after 4-6 % of the run** (the alarm: 6-10 %, in toy 20 %) by
+   `unexplained` above 1.2 times its own lowest, twice in a row (*relapse*): 14 of 14 in three
+   studies. As soon as the target moves with the predictor, what the predictor knew is worth less;
+   the variance dies later. The bound that seeds 0-2 give is 1.16. It speaks in 0 of 38 sound runs
+   of ecg, 2 of 47 of digits (the two of point 1), 1 of 30 of toy (weight decay 5: a mild D), and
+   in none of 30 harmed ones.
+3. **D, erosion by weight decay, is seen after 4-6 %** by the norm of the encoder's matrices below
+   0.8 of its largest (*erosion*): 10 of 10, and in none of 115 runs without a plant, ten times
+   the weight decay included (lowest .91). Relapse sees 9 of those 10 and 2 of 2 in toy. The alarm
+   sees 3 of 5 in ecg at 34 %, 5 of 5 in digits at 26 %, none in toy. Over 10^5 steps norms may
+   halve in a healthy run: not tried.
+4. **Alarm or a notice**: of 80 planted failures in ecg and digits 75 are found, 55 by the alarm
+   alone. The 5 missed are C2 in ecg, where nothing has happened yet that a fixed batch could
+   show: the encoder ends as the default does. A reader that repeats itself is to be caught in the
+   batch (variance over its samples), not here.
+5. **The rank warning does not carry over to ecg**: 16 of 38 sound runs and 14 of 22 harmed ones
+   are warned, since the rank falls to .6 of its start in the default itself. It is the first to
+   see B (8 %) and F (6 %). Heeding it in the choice of a checkpoint costs sound ecg runs .005 on
+   average and wins .014 in planted digits runs: weak evidence, to be worded so.
+6. **Nothing else came close**, each at the bound that keeps it silent on sound runs of seeds 0-2:
+   snr, falling signal, ranks, share of the position and training loss are late or see some
+   failures only; drift between looks (CKA) and the gradient's norm are too uneven in healthy
+   runs. The distance of online from target encoder is exactly 0 from the first look after E, by
+   the way E is planted; it would also speak of every recipe without EMA.
+7. **Weak points.** 500 steps are too few for ecg: in 3 of 5 seeds the default is harmed (1,250
+   steps: above the untrained encoder in 4 of 5). "Sound" means that nothing broke, not that it
+   learned. In digits A and E even *raise* the probe while 99.9 % of the variance goes: a
+   standardised linear probe does not mind the scale. Not tried: long runs, dim above 64, other
+   data, fewer looks.
+
+## Proposed
+
+`Notices` and `notice`, beside the alarm. They change neither the alarm nor the choice of a
+checkpoint (heeding them there wins next to nothing, last section): they tell the person who
+watches where to look, 2 to 28 % of the run before the alarm does.
+"""
+
+CANDIDATE_WORDS = """
+One number a look, from what was seen so far, larger is worse; it speaks when two looks in a row
+are above the bound. The bound is a tenth (of the logarithm) above what sound runs of seeds 0-2 of
+both studies reach, so that all have the same footing: no false alarm on those seeds. *Usual*: the
+median of the five looks before.
+"""
+
+CHOICE_WORDS = """
+Best probe of the run minus the probe of the chosen checkpoint, of six a run: mean, largest.
+"""
+
+
+if __name__ == "__main__":
+    main()
