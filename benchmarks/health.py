@@ -371,68 +371,6 @@ def groups(study: str, seed: int, quick: bool) -> Iterator[list[Plan]]:
     yield from ([plan] for plan in everything if not plan.onset and plan.recipe != "default")
 
 
-# --- what is proposed: a pure function beside the alarm
-
-
-RELAPSE = 1.2  # times the least that was ever left unexplained
-EROSION = 0.8  # of the largest norm the weights had
-PATIENCE = 2  # evaluations in a row
-
-
-@dataclass(frozen=True)
-class Notices:
-    """Early signs of trouble, kept apart from the alarm; steps are -1 where nothing was seen."""
-
-    evaluations: int = 0
-    lowest: float | None = None
-    relapsed: int = 0
-    relapse_step: int = -1
-    largest: float | None = None
-    eroded: int = 0
-    erosion_step: int = -1
-
-
-def notice(state: Notices, step: int, unexplained: float, weights: float = math.nan) -> Notices:
-    """The state after one more evaluation.
-
-    - *relapse*: `unexplained` above 1.2 times its lowest since the second evaluation, twice in a
-      row: the predictor explains less than it once did;
-    - *erosion*: the weights below 0.8 of the largest norm they had, twice in a row: weight decay
-      is faster than learning.
-
-    Parameters
-    ----------
-    state
-        `Notices()` before the first evaluation, which belongs to the untrained encoder.
-    step
-        Optimiser steps done.
-    unexplained
-        As in `jepa_core.health.quantities`; a value that is not finite is the alarm's matter.
-    weights
-        Norm of all weight matrices of the online encoder; NaN = not measured.
-    """
-    lowest, largest = state.lowest, state.largest
-    if state.evaluations and math.isfinite(unexplained):
-        lowest = unexplained if lowest is None else min(lowest, unexplained)
-    if math.isfinite(weights):
-        largest = weights if largest is None else max(largest, weights)
-    relapsed = lowest is not None and unexplained > RELAPSE * lowest
-    eroded = largest is not None and weights < EROSION * largest
-    state = replace(
-        state,
-        evaluations=state.evaluations + 1,
-        lowest=lowest,
-        largest=largest,
-        relapsed=state.relapsed + 1 if relapsed else 0,
-        eroded=state.eroded + 1 if eroded else 0,
-    )
-    if state.relapsed >= PATIENCE and state.relapse_step < 0:
-        state = replace(state, relapse_step=step)
-    if state.eroded >= PATIENCE and state.erosion_step < 0:
-        state = replace(state, erosion_step=step)
-    return state
-
-
 # --- verdicts on recorded runs
 
 Run = dict[str, Any]  # what `record` gives, its series as float64 arrays
@@ -465,19 +403,12 @@ def alarm(run: Run, first_form: bool = False) -> AlarmState:
     whether it had risen.
     """
     state, total = AlarmState(), run["total"]
-    for step, signal, unexplained, rank in _looks(run, "signal", "unexplained", "rank"):
+    names = ("signal", "unexplained", "rank", "weights")
+    for step, signal, unexplained, rank, weights in _looks(run, *names):
         if first_form and 3 < unexplained < math.inf and 10 * step >= total:
             # No other clause tells 3 from more, and this is above twice whatever was lowest.
             unexplained = 1e300
-        state = update(state, int(step), total, signal, unexplained, rank)
-    return state
-
-
-def notices(run: Run) -> Notices:
-    """The notices at the end of a run."""
-    state = Notices()
-    for step, unexplained, weights in _looks(run, "unexplained", "weights"):
-        state = notice(state, int(step), unexplained, weights)
+        state = update(state, int(step), total, signal, unexplained, rank, weights)
     return state
 
 
@@ -489,8 +420,8 @@ def _looks(run: Run, *names: str) -> Iterator[tuple[float, ...]]:
 
 def either(run: Run) -> int:
     """The first of the alarm and the notices."""
-    said = notices(run)
-    steps = (alarm(run).alarm_step, said.relapse_step, said.erosion_step)
+    said = alarm(run)
+    steps = (said.alarm_step, said.relapse_step, said.erosion_step)
     return min((step for step in steps if step >= 0), default=-1)
 
 
@@ -498,8 +429,8 @@ RULES: dict[str, Rule] = {
     "alarm, first form": lambda run: alarm(run, first_form=True).alarm_step,
     "alarm": lambda run: alarm(run).alarm_step,
     "rank warning": lambda run: alarm(run).warning_step,
-    "relapse": lambda run: notices(run).relapse_step,
-    "erosion": lambda run: notices(run).erosion_step if "weights" in run["series"] else None,
+    "relapse": lambda run: alarm(run).relapse_step,
+    "erosion": lambda run: alarm(run).erosion_step if "weights" in run["series"] else None,
     "alarm or a notice": either,
 }
 
@@ -871,11 +802,11 @@ Of the tables below as of November 2026.
    standardised linear probe does not mind the scale. Not tried: long runs, dim above 64, other
    data, fewer looks.
 
-## Proposed
+## What became of it
 
-`Notices` and `notice`, beside the alarm. They change neither the alarm nor the choice of a
-checkpoint (heeding them there wins next to nothing, last section): they tell the person who
-watches where to look, 2 to 28 % of the run before the alarm does.
+The alarm has the new clause, and two notices stand beside it. They change neither the alarm nor the
+choice of a checkpoint (heeding them there wins next to nothing, last section): they tell the person
+who watches where to look, 2 to 28 % of the run before the alarm does.
 """
 
 CANDIDATE_WORDS = """

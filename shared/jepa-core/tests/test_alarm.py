@@ -209,3 +209,42 @@ def test_a_rank_warning_holds_the_choice_back_unless_much_more_is_explained_late
     much_better = Candidate(500, 0.4)
     assert choose_checkpoint([early, much_better], 500, warning_step=200).step == 500
     assert choose_checkpoint([early, much_better], 500, alarm_step=200).step == 100
+
+
+def noticed(unexplained: list[float], weights: list[float] | None = None) -> AlarmState:
+    """One evaluation a step of a run whose features live."""
+    state = AlarmState()
+    for step, value in enumerate(unexplained):
+        norm = weights[step] if weights else math.nan
+        state = update(state, step, 1000, 1.0, value, 10.0, norm)
+    return state
+
+
+def test_a_relapse_is_noticed_at_the_second_evaluation_and_kept() -> None:
+    assert noticed([5.0, 1.0, 0.5, 0.61]).relapse_step == -1
+    assert noticed([5.0, 1.0, 0.5, 0.61, 0.5, 0.61]).relapse_step == -1
+    assert noticed([5.0, 1.0, 0.5, 0.61, 0.61, 0.4]).relapse_step == 4
+    assert noticed([5.0, 1.0, 0.5, 0.59, 0.59, 0.59]).relapse_step == -1
+
+
+def test_the_untrained_predictor_is_no_mark_to_fall_back_from() -> None:
+    assert noticed([0.1, 1.0, 1.0, 1.0]).relapse_step == -1
+
+
+def test_shrinking_weights_are_noticed_where_they_are_measured() -> None:
+    flat = [1.0] * 5
+    assert noticed(flat, [10.0, 12.0, 9.5, 9.5, 9.5]).erosion_step == 3
+    assert noticed(flat, [10.0, 12.0, 9.7, 9.7, 9.7]).erosion_step == -1
+    assert noticed(flat).erosion_step == -1
+
+
+def test_weights_that_are_not_finite_leave_the_record_alone() -> None:
+    state = noticed([5.0, 1.0, 0.9, 0.9], [2.0, math.nan, math.inf, 2.0])
+    assert (state.largest_weights, state.erosion_step) == (2.0, -1)
+
+
+def test_notices_survive_json_and_go_on_from_there() -> None:
+    state = noticed([5.0, 1.0, 2.0], [3.0, 2.0, 2.0])
+    again = AlarmState.from_dict(json.loads(json.dumps(state.to_dict(), allow_nan=False)))
+    assert again == state
+    assert verdict(update(again, 3, 1000, 1.0, 2.0, 10.0, 2.0)).relapse_step == 3

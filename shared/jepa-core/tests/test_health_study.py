@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,14 +27,6 @@ def toys(
 ) -> list[dict[str, Any]]:
     monkeypatch.setenv("JEPA_DATA", str(data("core").parent))
     return study.toy_runs()
-
-
-def _notices(study: ModuleType, unexplained: Sequence[float], weights: Sequence[float] = ()) -> Any:
-    """One evaluation a step."""
-    state = study.Notices()
-    for step, q in enumerate(unexplained):
-        state = study.notice(state, step, q, *weights[step : step + 1])
-    return state
 
 
 def test_the_recorded_runs_do_not_tell_the_alarm_from_its_first_form(
@@ -66,39 +55,8 @@ def test_a_relapse_finds_erosion_and_a_lost_stop_gradient_within_a_tenth_of_the_
     broken = [run for run in toys if run["failure"] in ("D", "E")]
     assert len(broken) == 6
     for run in broken:
-        delay = study.notices(run).relapse_step - run["onset"]
+        delay = study.alarm(run).relapse_step - run["onset"]
         assert 0 < delay <= 0.1 * run["total"], run["recipe"]
     silent = [run for run in toys if not run["failure"] and "wd5" not in run["recipe"]]
     assert len(silent) == 28
-    assert all(study.notices(run).relapse_step == -1 for run in silent)
-
-
-def test_a_relapse_is_noticed_at_the_second_evaluation_and_kept(study: ModuleType) -> None:
-    assert _notices(study, [5.0, 1.0, 0.5, 0.61]).relapse_step == -1
-    assert _notices(study, [5.0, 1.0, 0.5, 0.61, 0.5, 0.61]).relapse_step == -1
-    assert _notices(study, [5.0, 1.0, 0.5, 0.61, 0.61, 0.4]).relapse_step == 4
-    assert _notices(study, [5.0, 1.0, 0.5, 0.59, 0.59, 0.59]).relapse_step == -1
-
-
-def test_the_untrained_predictor_is_no_mark_to_fall_back_from(study: ModuleType) -> None:
-    assert _notices(study, [0.1, 1.0, 1.0, 1.0]).relapse_step == -1
-
-
-def test_shrinking_weights_are_noticed_where_they_are_measured(study: ModuleType) -> None:
-    flat = [1.0] * 5
-    assert _notices(study, flat, [10.0, 12.0, 9.5, 9.5, 9.5]).erosion_step == 3
-    assert _notices(study, flat, [10.0, 12.0, 9.7, 9.7, 9.7]).erosion_step == -1
-    assert _notices(study, flat).erosion_step == -1
-
-
-def test_values_that_are_not_finite_leave_the_records_alone(study: ModuleType) -> None:
-    state = _notices(study, [5.0, 1.0, math.nan, math.inf, 0.9], [2.0, math.nan, 2.0, 2.0, 2.0])
-    assert (state.lowest, state.largest, state.relapse_step) == (0.9, 2.0, -1)
-
-
-def test_the_state_of_the_notices_survives_json(study: ModuleType) -> None:
-    state = _notices(study, [5.0, 1.0, 2.0], [3.0, 2.0, 2.0])
-    again = study.Notices(**json.loads(json.dumps(asdict(state), allow_nan=False)))
-    assert again == state
-    assert study.notice(again, 3, 2.0, 2.0).relapse_step == 3
-    assert again == state
+    assert all(study.alarm(run).relapse_step == -1 for run in silent)

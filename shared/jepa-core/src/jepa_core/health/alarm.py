@@ -17,6 +17,8 @@ Reason = Literal["", "const", "lost", "nonfinite"]
 
 PATIENCE = 2  # evaluations in a row before the alarm
 RANK_PATIENCE = 3
+RELAPSE = 1.2  # times the least that was ever left unexplained
+EROSION = 0.8  # of the largest norm the weights had
 MARGIN = 0.05  # of the run, before the alarm, that no checkpoint is taken from
 OVERRULES = 0.5  # share of what is left unexplained at which a checkpoint overrules a warning
 
@@ -38,6 +40,11 @@ class AlarmState:
     alarm_step: int = -1
     reason: Reason = ""
     warning_step: int = -1
+    relapsed: int = 0
+    relapse_step: int = -1
+    largest_weights: float | None = None
+    eroded: int = 0
+    erosion_step: int = -1
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,10 +64,18 @@ class Verdict:
     warning_step: int
     note: str
     advice: str
+    relapse_step: int = -1
+    erosion_step: int = -1
 
 
 def update(
-    state: AlarmState, step: int, total: int, signal: float, unexplained: float, rank: float
+    state: AlarmState,
+    step: int,
+    total: int,
+    signal: float,
+    unexplained: float,
+    rank: float,
+    weights: float = math.nan,
 ) -> AlarmState:
     """The state after one more evaluation.
 
@@ -72,6 +87,8 @@ def update(
         Optimiser steps done and planned.
     signal, unexplained, rank
         As in `jepa_core.health.quantities`.
+    weights
+        Norm of all weight matrices of the online encoder; NaN = not measured.
     """
     finite = math.isfinite(signal) and math.isfinite(unexplained)
     first = signal if state.first_signal is None and math.isfinite(signal) else state.first_signal
@@ -82,6 +99,12 @@ def update(
     if math.isfinite(rank):
         highest = rank if highest is None else max(highest, rank)
 
+    largest = state.largest_weights
+    if math.isfinite(weights):
+        largest = weights if largest is None else max(largest, weights)
+
+    relapsed = best is not None and unexplained > RELAPSE * best
+    eroded = largest is not None and weights < EROSION * largest
     constant = finite and (
         signal < 1e-10
         or (first is not None and signal < 1e-3 * first)
@@ -104,6 +127,9 @@ def update(
         lost=state.lost + 1 if lost else 0,
         highest_rank=highest,
         falling=state.falling + 1 if falling else 0,
+        relapsed=state.relapsed + 1 if relapsed else 0,
+        largest_weights=largest,
+        eroded=state.eroded + 1 if eroded else 0,
     )
     reason: Reason = ""
     if not finite:
@@ -116,6 +142,10 @@ def update(
         state = replace(state, alarm_step=step, reason=reason)
     if state.falling >= RANK_PATIENCE and state.warning_step < 0:
         state = replace(state, warning_step=step)
+    if state.relapsed >= PATIENCE and state.relapse_step < 0:
+        state = replace(state, relapse_step=step)
+    if state.eroded >= PATIENCE and state.erosion_step < 0:
+        state = replace(state, erosion_step=step)
     return state
 
 
@@ -137,11 +167,23 @@ def verdict(state: AlarmState) -> Verdict:
     if state.reason:
         early = state.reason == "const" and 10 * state.alarm_step <= state.total
         advice = ADVICE["const from the start" if early else state.reason]
+    elif state.erosion_step >= 0:
+        advice = ADVICE["erosion"]
+    elif state.relapse_step >= 0:
+        advice = ADVICE["relapse"]
     elif state.warning_step >= 0:
         advice = ADVICE["rank falling"]
     else:
         advice = ADVICE[note]
-    return Verdict(state.alarm_step, state.reason, state.warning_step, note, advice)
+    return Verdict(
+        state.alarm_step,
+        state.reason,
+        state.warning_step,
+        note,
+        advice,
+        state.relapse_step,
+        state.erosion_step,
+    )
 
 
 ADVICE = {
@@ -159,6 +201,11 @@ ADVICE = {
         "step on"
     ),
     "rank falling": "lower the weight decay, look at the scale of the initial weights",
+    "erosion": "the weights shrink faster than they learn: lower the weight decay",
+    "relapse": (
+        "see what changed shortly before: learning rate, data, whether the target encoder is kept "
+        "out of the gradient"
+    ),
     "not learning yet": "hide less, train longer, change the learning rate",
 }
 

@@ -15,6 +15,11 @@ _ALARMS = {
     "lost": "The predictions are worse than the mean at each position.",
     "nonfinite": "The loss or the features are no longer finite.",
 }
+# Early signs that are no alarm.
+_NOTICES = {
+    "relapse": "the predictor explains less than it once did",
+    "erosion": "the weights shrink faster than they learn",
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,10 @@ def _verdict(found: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
     else:
         level, headline = "note", "The features were not looked at while training."
     sentences = [_evidence(looks)] if looks else []
+    for kind, seen in _NOTICES.items():
+        at = _step(found, f"{kind}_step")
+        if at is not None:
+            sentences.append(f"From step {at:,} on {seen}.")
     if advice:
         sentences.append(f"What to try: {advice}.")
     done, steps = _step(found, "done"), _step(found, "steps")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from jepa_core.health import (
     AlarmState,
@@ -71,8 +72,13 @@ class Watch:
         if self._batch is None:
             return {}
         values = _observe(self._module, self._batch)
+        matrices = [p.detach() for p in self._module.parameters() if p.requires_grad and p.ndim > 1]
+        norm = nn.utils.get_total_norm(matrices)
+        values["weights"] = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
         self._last = (step, values)
-        self._update(step, values["signal"], values["unexplained"], values["rank"])
+        self._update(
+            step, values["signal"], values["unexplained"], values["rank"], values["weights"]
+        )
         return values
 
     def lost(self, step: int) -> None:
@@ -100,6 +106,12 @@ class Watch:
         if now.warning_step >= 0 > before.warning_step:
             falling = "the rank of the features falls"
             lines.append(f"warning at step {now.warning_step}: {falling}; {ADVICE['rank falling']}")
+        if now.erosion_step >= 0 > before.erosion_step:
+            shrinking = "the weights shrink"
+            lines.append(f"notice at step {now.erosion_step}: {shrinking}; {ADVICE['erosion']}")
+        if now.relapse_step >= 0 > before.relapse_step:
+            less = "less is explained than before"
+            lines.append(f"notice at step {now.relapse_step}: {less}; {ADVICE['relapse']}")
         if now.note and not before.note:
             lines.append(f"note at step {self.state.step}: {now.note}; {ADVICE[now.note]}")
         return lines
@@ -136,8 +148,15 @@ class Watch:
             for c in data["candidates"]
         ]
 
-    def _update(self, step: int, signal: float, unexplained: float, rank: float) -> None:
-        self.state = update(self.state, step, self.total, signal, unexplained, rank)
+    def _update(
+        self,
+        step: int,
+        signal: float,
+        unexplained: float,
+        rank: float,
+        weights: float = math.nan,
+    ) -> None:
+        self.state = update(self.state, step, self.total, signal, unexplained, rank, weights)
 
     def _among(self, steps: Iterable[int]) -> list[Candidate]:
         there = set(steps)
