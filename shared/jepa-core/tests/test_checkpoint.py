@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import resource
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -253,16 +255,18 @@ def test_too_little_space_is_said_before_training(tmp_path, monkeypatch):
     checkpoint.require_space(tmp_path, module, keep=3)
 
 
-@pytest.fixture
-def small_files():
-    """No file may grow beyond 500 bytes: what a quota does, and needs no rights to set up."""
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 500 bytes: what a quota does, and needs no rights to set up.
+
+    Lifted before the test ends: the test runner's own output may be a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def begin() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
-
-    yield begin
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def refused(folder: Path) -> str:
@@ -276,12 +280,12 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_file_that_may_not_grow_stops_with_the_last_good_checkpoint(tmp_path, small_files):
+def test_a_file_that_may_not_grow_stops_with_the_last_good_checkpoint(tmp_path):
     module, optimizer = pair()
     for step in (1, 2):
         save(tmp_path, step, module, optimizer)
-    small_files()
-    error = refused(tmp_path)
+    with small_files():
+        error = refused(tmp_path)
     assert "step-00000003: the checkpoint cannot be written: " in error
     assert "File too large" in error
     assert error.endswith("step 2 is the last good one; free some space and give --resume")
