@@ -790,7 +790,9 @@ Of the tables below as of November 2026.
 5. **The rank warning does not carry over to ecg**: 16 of 38 sound runs and 14 of 22 harmed ones
    are warned, since the rank falls to .6 of its start in the default itself. It is the first to
    see B (8 %) and F (6 %). Heeding it in the choice of a checkpoint costs sound ecg runs .005 on
-   average and wins .014 in planted digits runs: weak evidence, to be worded so.
+   average and wins .014 in planted digits runs: weak evidence. In the choice a checkpoint that
+   leaves a tenth less unexplained overrules it; without that, full-length healthy runs on ECGs
+   were held back to their first checkpoint.
 6. **Nothing else came close**, each at the bound that keeps it silent on sound runs of seeds 0-2:
    snr, falling signal, ranks, share of the position and training loss are late or see some
    failures only; drift between looks (CKA) and the gradient's norm are too uneven in healthy

@@ -163,7 +163,7 @@ def test_update_leaves_its_argument_alone() -> None:
 
 
 def test_the_choice_keeps_five_per_cent_away_from_the_alarm() -> None:
-    run = [Candidate(step, q) for step, q in ((0, 0.1), (50, 0.4), (90, 0.3), (95, 0.2))]
+    run = [Candidate(step, q) for step, q in ((0, 0.1), (50, 0.4), (90, 0.38), (95, 0.2))]
     assert choose_checkpoint(run, 100).step == 95
     assert choose_checkpoint(run, 100, alarm_step=95).step == 90
     assert choose_checkpoint(run, 100, alarm_step=94).step == 50
@@ -203,12 +203,12 @@ def test_a_slow_start_is_no_alarm_while_it_comes_down() -> None:
     assert verdict(state).reason == "lost"
 
 
-def test_a_rank_warning_holds_the_choice_back_unless_much_more_is_explained_later() -> None:
-    early, little_better = Candidate(100, 0.9), Candidate(500, 0.7)
+def test_a_rank_warning_holds_the_choice_back_unless_more_is_explained_later() -> None:
+    early, little_better = Candidate(100, 0.9), Candidate(500, 0.85)
     assert choose_checkpoint([early, little_better], 500, warning_step=200).step == 100
-    much_better = Candidate(500, 0.4)
-    assert choose_checkpoint([early, much_better], 500, warning_step=200).step == 500
-    assert choose_checkpoint([early, much_better], 500, alarm_step=200).step == 100
+    better = Candidate(500, 0.7)
+    assert choose_checkpoint([early, better], 500, warning_step=200).step == 500
+    assert choose_checkpoint([early, better], 500, alarm_step=200).step == 100
 
 
 def noticed(unexplained: list[float], weights: list[float] | None = None) -> AlarmState:

@@ -20,7 +20,7 @@ RANK_PATIENCE = 3
 RELAPSE = 1.2  # times the least that was ever left unexplained
 EROSION = 0.8  # of the largest norm the weights had
 MARGIN = 0.05  # of the run, before the alarm, that no checkpoint is taken from
-OVERRULES = 0.5  # share of what is left unexplained at which a checkpoint overrules a warning
+OVERRULES = 0.9  # share of what is left unexplained below which a checkpoint overrules a warning
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,10 @@ def choose_checkpoint(
 
     Only those at least 5 % of the run before the alarm or the warning count, whichever came first;
     the untrained encoder of step 0 counts only when no other is left, and the earliest checkpoint
-    when none is. A falling rank is weak evidence: a later checkpoint that leaves less than half as
-    much unexplained overrules the warning. `by_snr` follows the same rule with the highest
-    signal-to-noise ratio. RankMe and LiDAR do not choose: inside a run they prefer the untrained
-    encoder.
+    when none is. A falling rank is weak evidence (it falls in healthy runs on ECGs): a later
+    checkpoint that leaves a tenth less unexplained overrules the warning. `by_snr` follows the
+    same rule with the highest signal-to-noise ratio. RankMe and LiDAR do not choose: inside a run
+    they prefer the untrained encoder.
 
     Raises
     ------
