@@ -199,4 +199,5 @@ def test_a_wheel_says_what_it_is_and_under_which_licence(
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["Description-Content-Type"] == "text/markdown"
-    assert metadata.get_payload() == (PROJECTS[name] / "README.md").read_text(encoding="utf-8")
+    readme = metadata.get_payload(decode=True)
+    assert readme == (PROJECTS[name] / "README.md").read_bytes()

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from toy import build, create, train
 
 KILLS = 8
-SETTINGS = {"steps": 40, "checkpoint_every": 1, "keep": 1, "health_every": 20, "log_every": 3}
+SETTINGS = {"steps": 120, "checkpoint_every": 1, "keep": 1, "health_every": 20, "log_every": 3}
 
 
 def child(path: Path, out: Path) -> int:
@@ -37,16 +37,25 @@ def ended(pid: int) -> bool:
     return done != 0
 
 
-def kill_after_some_progress(pid: int, checkpoints: Path, patience: float) -> bool:
-    """Kill `patience` seconds after the next checkpoint begins; False if the child ends before."""
-    before = set(checkpoints.glob("*"))
-    since = None
-    while since is None or time.monotonic() < since + patience:
+def steps_begun(checkpoints: Path) -> set[str]:
+    """Steps whose checkpoint is there, or is being written."""
+    return {path.name.partition(".")[0] for path in checkpoints.glob("step-*")}
+
+
+def kill_after_some_progress(pid: int, checkpoints: Path, more: int, patience: float) -> bool:
+    """Kill `patience` seconds after `more` checkpoints have begun; False if the child ends before.
+
+    Progress is counted in checkpoints, so that a fast machine is killed as often as a slow one.
+    """
+    before, seen = steps_begun(checkpoints), set[str]()
+    while len(seen) < more:
         if ended(pid):
             return False
-        if since is None and set(checkpoints.glob("*")) - before:
-            since = time.monotonic()
-        time.sleep(0.0005)
+        seen |= steps_begun(checkpoints) - before
+        time.sleep(0.0002)
+    time.sleep(patience)
+    if ended(pid):
+        return False
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return True
@@ -57,7 +66,10 @@ def main(folder: Path, seed: int) -> None:
     path = folder / "run"
     kills = torn = 0
     while kills < KILLS and kill_after_some_progress(
-        child(path, folder / "killed.safetensors"), path / "checkpoints", chance.uniform(0, 0.15)
+        child(path, folder / "killed.safetensors"),
+        path / "checkpoints",
+        chance.randint(1, 3),
+        chance.uniform(0, 0.01),
     ):
         kills += 1
         torn += bool(list((path / "checkpoints").glob("*.tmp-*")))
