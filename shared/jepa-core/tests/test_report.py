@@ -441,3 +441,17 @@ def test_the_scale_of_a_curve_follows_its_range():
     assert scale([0, 100]) == "linear"
     assert scale([1, 100], log=False) == "linear"
     assert scale([float("nan")]) == "linear"
+
+
+def test_a_choice_held_back_by_a_warning_is_not_called_the_least_unexplained(
+    tmp_path: Path,
+) -> None:
+    run = new_run(tmp_path / "run")
+    train(run)
+    looked = [{"step": 20, "unexplained": 0.9}, {"step": 40, "unexplained": 0.85}]
+    health_file(run, chosen_step=20, warning_step=30, checkpoints=looked)
+    page = write_report(run, title="t", summary="s").read_text(encoding="utf-8")
+    assert "step 20, where the least was unexplained well before the alarm or warning" in page
+    health_file(run, chosen_step=40, checkpoints=looked)
+    page = write_report(run, title="t", summary="s").read_text(encoding="utf-8")
+    assert "well before" not in page

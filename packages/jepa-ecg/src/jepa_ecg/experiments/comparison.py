@@ -103,7 +103,7 @@ def run_seeds(
     seeds: Sequence[int],
     *,
     run: Run,
-    arms: Sequence[str] = (TWIN, SCALED, JEPA, MAE),
+    arms: Sequence[str],
     pools: Sequence[Pool] = POOLS,
     resume: bool = False,
 ) -> list[Seed]:
@@ -142,6 +142,15 @@ def probe(features: Float[np.ndarray, "labelled dim"], records: Records) -> Scor
         for part in (~records.test, records.test)
     ]
     return Scores(scores, *parts)
+
+
+def probe_arms(seeds: Sequence[Seed], records: Records) -> dict[tuple[str, Pool], list[Scores]]:
+    """The probe on every arm under every pooling: scores seed by seed."""
+    return {
+        (arm, pool): [probe(seed.features[arm][pool], records) for seed in seeds]
+        for arm, pools in seeds[0].features.items()
+        for pool in pools
+    }
 
 
 def comparison_table(

@@ -25,6 +25,7 @@ from jepa_ecg.experiments.comparison import (
     comparison_figure,
     comparison_table,
     probe,
+    probe_arms,
     run_seeds,
 )
 from jepa_ecg.heart import CODES
@@ -67,11 +68,7 @@ class Demo:
         records, millivolts, mean, std = generated()
         print(f"pre-training {len(self.seeds)} seeds of {self.config.steps} steps")
         found = run_seeds(records, self.config, self.seeds, run=run, arms=(TWIN, SCALED, JEPA))
-        trained = {
-            (arm, pool): [probe(seed.features[arm][pool], records) for seed in found]
-            for arm in (TWIN, SCALED, JEPA)
-            for pool in found[0].features[arm]
-        }
+        trained = probe_arms(found, records)
         raw = classical_scores(records, millivolts[records.labelled], self.config.model.fs)
         table = comparison_table(
             f"macro-AUC over {len(records.classes)} findings, {TEST} test records, "

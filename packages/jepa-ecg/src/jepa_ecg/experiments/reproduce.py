@@ -36,6 +36,7 @@ from jepa_ecg.experiments.comparison import (
     comparison_table,
     gain_over,
     probe,
+    probe_arms,
     run_seeds,
 )
 from jepa_ecg.inference import Pool
@@ -87,12 +88,15 @@ class Reproduce:
             records, millivolts = corpus_records(self.corpus)
         else:
             records, millivolts = ptbxl500_records(self.data or data_folder())
-        found = run_seeds(records, self.config, self.seeds, run=run, resume=self.resume)
-        trained = {
-            (arm, pool): [probe(seed.features[arm][pool], records) for seed in found]
-            for arm in (TWIN, SCALED, MAE, JEPA)
-            for pool in found[0].features[arm]
-        }
+        found = run_seeds(
+            records,
+            self.config,
+            self.seeds,
+            run=run,
+            arms=(TWIN, SCALED, MAE, JEPA),
+            resume=self.resume,
+        )
+        trained = probe_arms(found, records)
         raw = raw_scores(records, millivolts[records.labelled], self.config.model.fs)
         table = comparison_table(
             f"superdiagnostic macro-AUC, {len(records.y)} records, "

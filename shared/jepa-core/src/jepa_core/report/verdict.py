@@ -121,8 +121,24 @@ def _choice(chosen: int, found: Mapping[str, Any]) -> str:
         for words, step in (("the latest is step", latest), ("signal to noise would take", by_snr))
         if step is not None and step != chosen
     ]
-    sentence = f"Checkpoint taken without labels: step {chosen:,}, where the least was unexplained"
+    reason = "where the least was unexplained"
+    if chosen != _least_unexplained(found, chosen):
+        reason = "where the least was unexplained well before the alarm or warning"
+    sentence = f"Checkpoint taken without labels: step {chosen:,}, {reason}"
     return f"{'; '.join([sentence, ', '.join(others)] if others else [sentence])}."
+
+
+def _least_unexplained(found: Mapping[str, Any], otherwise: int) -> int:
+    """The step of the checkpoint that left the least unexplained, of those that were looked at."""
+    looked = [
+        (one["unexplained"], one["step"])
+        for one in found.get("checkpoints") or ()
+        if isinstance(one, Mapping)
+        and isinstance(one.get("unexplained"), (int, float))
+        and isinstance(one.get("step"), int)
+        and one["step"] > 0
+    ]
+    return min(looked)[1] if looked else otherwise
 
 
 def _step(data: Mapping[str, Any], key: str) -> int | None:
