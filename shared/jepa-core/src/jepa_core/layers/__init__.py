@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from jepa_core.layers.block import Block, LayerScale, init_weights, take_rows
+from jepa_core.layers.block import (
+    Block,
+    LayerScale,
+    PostNormBlock,
+    init_weights,
+    take_rows,
+)
 from jepa_core.layers.patches import PatchEmbed1d, PatchEmbed2d
 from jepa_core.layers.positions import sincos_1d, sincos_2d
 from jepa_core.layers.predictor import Predictor
@@ -13,6 +19,7 @@ __all__ = [
     "LayerScale",
     "PatchEmbed1d",
     "PatchEmbed2d",
+    "PostNormBlock",
     "Predictor",
     "ViT",
     "init_weights",

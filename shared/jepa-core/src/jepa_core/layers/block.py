@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -86,16 +87,27 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two maps with an exact (erf) GELU between."""
+    """Two maps with a nonlinearity between; GELU is the exact one (erf)."""
 
-    def __init__(self, dim: int, hidden: int, *, bias: bool, dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        *,
+        bias: bool,
+        dropout: float,
+        activation: Literal["gelu", "relu"] = "gelu",
+    ) -> None:
         super().__init__()
         self.fc1 = Linear(dim, hidden, bias=bias)
         self.fc2 = Linear(hidden, dim, bias=bias)
         self.dropout = nn.Dropout(dropout)
+        self.activation = activation
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
+        hidden = self.fc1(x)
+        hidden = F.gelu(hidden) if self.activation == "gelu" else F.relu(hidden)
+        return self.dropout(self.fc2(self.dropout(hidden)))
 
 
 class Block(nn.Module):
@@ -166,6 +178,51 @@ class Block(nn.Module):
         attended = self.attn(self.norm1(x), rows=rows, key_lengths=key_lengths)
         x = (x if rows is None else take_rows(x, rows)) + self.attn_ls(attended)
         return x + self.mlp_ls(self.mlp(self.norm2(x)))
+
+
+class PostNormBlock(nn.Module):
+    """x = norm(x + attention(x)); x = norm(x + mlp(x)) (Vaswani et al. 2017, section 3.1).
+
+    Maps and norms have biases.
+
+    Parameters
+    ----------
+    hidden
+        Width between the maps of the MLP.
+    dropout
+        On the attention weights, after the attention's output map and after both maps of the MLP.
+
+    Raises
+    ------
+    ConfigError
+        `heads` does not divide `dim`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        *,
+        activation: Literal["gelu", "relu"] = "relu",
+        norm_eps: float = 1e-5,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.attn = Attention(
+            dim, heads, bias=True, qkv_bias=True, dropout=dropout, attention_dropout=dropout
+        )
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, hidden, bias=True, dropout=dropout, activation=activation)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+
+    def forward(
+        self, x: Float[Tensor, "batch n dim"], *, rows: Rows | None = None
+    ) -> Float[Tensor, "batch m dim"]:
+        """The block's output at `rows` (all by default), exactly as if all were computed."""
+        kept = x if rows is None else take_rows(x, rows)
+        x = self.norm1(kept + self.attn(x, rows=rows))
+        return self.norm2(x + self.mlp(x))
 
 
 @torch.no_grad()

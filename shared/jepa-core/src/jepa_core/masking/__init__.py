@@ -1,7 +1,7 @@
 """Masks: which tokens are context, which are targets.
 
-Every sampler is a frozen dataclass of settings, one per geometry (`span`: runs along a sequence),
-and is called alike:
+Every sampler is a frozen dataclass of settings, one per geometry (`span`: runs along a sequence,
+`subset`: any members of a set), and is called alike:
 
     context, targets = sampler(samples, counters, step=step, seed=seed)
 

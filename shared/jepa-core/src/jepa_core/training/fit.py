@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from jepa_core import rng
 from jepa_core.errors import Interrupted
@@ -58,6 +59,7 @@ def fit(
     learning_rate: Callable[[int], float],
     weight_decay: Callable[[int], float],
     groups: Sequence[dict[str, Any]] | None = None,
+    clip_apart: Sequence[nn.Module] = (),
     health_batch: Batch | None = None,
     resume: bool = False,
 ) -> FitResult:
@@ -84,6 +86,9 @@ def fit(
         Functions of the 0-based step.
     groups
         The optimiser's; by default those of `decay_groups`.
+    clip_apart
+        Parts of `module` whose gradients are clipped each by its own norm; by default the whole is
+        clipped by one.
     health_batch
         A fixed batch for `observe`, the same in every process; None watches the loss alone.
     resume
@@ -150,7 +155,9 @@ def fit(
                     (output["loss"] * share).backward()
                 if logging:
                     _add(totals, output, share)
-            norm = _clip(module, config.clip_norm) if config.clip_norm or logging else None
+            norm = None
+            if config.clip_norm or logging:
+                norm = _clip(clip_apart or (module,), config.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
             if after_step is not None:
@@ -188,7 +195,13 @@ def _wrap(
         # Sharding replaces the parameters, so the optimiser must come along.
         model, wrapped = accelerator.prepare(module, optimizer)
         return model, wrapped.optimizer
-    return accelerator.prepare(module), optimizer
+    model = accelerator.prepare(module)
+    if isinstance(model, DistributedDataParallel):
+        # The target encoder may keep statistics of its own in buffers. Set here, because accelerate
+        # passes on the name that later versions of torch (2.15) warn of.
+        later = hasattr(model, "forward_sync_buffers")
+        setattr(model, "forward_sync_buffers" if later else "broadcast_buffers", False)
+    return model, optimizer
 
 
 def _seed_layers(seed: int, step: int, rank: int) -> None:
@@ -226,13 +239,16 @@ def _add(totals: dict[str, Tensor], output: Mapping[str, Tensor], share: Tensor 
             totals[name] = totals[name] + weighed if name in totals else weighed
 
 
-def _clip(module: nn.Module, largest: float | None) -> Float[Tensor, ""]:
-    """The norm of the gradient, which is then at most `largest`."""
-    parameters = [p for p in module.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if largest is not None:
-        nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+def _clip(parts: Sequence[nn.Module], largest: float | None) -> Float[Tensor, ""]:
+    """The norm of the gradient; that of each part is at most `largest` afterwards."""
+    norms = []
+    for part in parts:
+        parameters = [p for p in part.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if largest is not None:
+            nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+        norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _read(
