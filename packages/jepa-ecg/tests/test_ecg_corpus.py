@@ -319,8 +319,9 @@ def test_quantisation_errs_by_at_most_half_a_unit(x):
 
 def test_a_corpus_of_real_records_has_their_labels_folds_and_samples(data, tmp_path):
     root = data("ecg") / "ptbxl"
-    source = PTBXL(str(root), fs=100, missing="skip")
-    build_corpus([source], tmp_path / "corpus", CorpusConfig(fs=100, shard_records=8))
+    config = CorpusConfig(fs=100, shard_records=8, on_error="skip")
+    report = build_corpus([PTBXL(str(root), fs=100)], tmp_path / "corpus", config)
+    assert report == (20, 480, 0)
     corpus = Corpus(tmp_path / "corpus")
     assert corpus.patients[0] == "15709"
     for i in range(20):
@@ -383,7 +384,7 @@ def test_an_unreadable_listing_stops_the_build(n_jobs, tmp_path):
     np.save(tmp_path / "x.npy", _signals(1)[0])
     for i in range(30):
         os.link(tmp_path / "x.npy", tmp_path / f"a{i}")
-    source = FileList(str(tmp_path / "list.csv"), "own", missing="skip")
+    source = FileList(str(tmp_path / "list.csv"), "own")
     config = CorpusConfig(shard_records=2, on_error="skip")
     with pytest.raises(ECGFormatError, match="row 31 has no path"):
         build_corpus([source], tmp_path / "corpus", config, n_jobs=n_jobs)

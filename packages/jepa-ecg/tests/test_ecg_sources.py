@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 
 from jepa_ecg.data.arrays import Dump, FileList
+from jepa_ecg.data.build import CorpusConfig, build_corpus
 from jepa_ecg.data.challenge import WFDBFolder, diagnoses
 from jepa_ecg.data.code15 import CODE15
+from jepa_ecg.data.corpus import Corpus
 from jepa_ecg.data.databases import LEADS
 from jepa_ecg.data.errors import ECGFormatError
 from jepa_ecg.data.mimic import MIMIC
@@ -47,7 +51,6 @@ def test_mimic_records_are_listed_and_their_leads_put_in_order(tmp_path):
     np.testing.assert_allclose(record.signal[:, 5], samples[:, 4] / 200)
     with pytest.raises(ECGFormatError, match="no such header"):
         source.read(second, ALL)
-    assert [e.id for e in MIMIC(str(tmp_path), missing="skip").entries()] == ["40689238"]
 
 
 def test_a_record_list_without_its_columns_is_refused(tmp_path):
@@ -118,6 +121,25 @@ def test_a_folder_of_any_depth_is_walked_in_order(tmp_path):
     assert open_source(tmp_path).name == tmp_path.name
 
 
+@pytest.mark.parametrize("name", ["JS20000.hea", "JS20000"])
+def test_a_single_record_is_a_source_by_its_header_or_its_name(name, data):
+    folder = data("ecg") / "cinc2021"
+    source = open_source(folder / name)
+    (entry,) = source.entries()
+    assert (source.name, entry.id) == ("JS20000", "JS20000")
+    record, labels = source.read(entry, ALL)
+    np.testing.assert_array_equal(record.signal, read_record(folder / "JS20000").signal)
+    assert labels == {"dx": diagnoses(record.comments)}
+    assert open_source(folder / name, name="ningbo").name == "ningbo"
+
+
+def test_a_folder_is_taken_before_a_record_of_its_name(tmp_path):
+    for name in ("r", "r/1", "r/2"):
+        _write(tmp_path / name, ("I", "II"), np.arange(20).reshape(10, 2))
+    assert [entry.id for entry in open_source(tmp_path / "r").entries()] == ["1", "2"]
+    assert [entry.id for entry in open_source(tmp_path / "r.hea").entries()] == ["r"]
+
+
 def test_diagnoses_are_none_or_a_sorted_set():
     assert diagnoses(("Age: 3", "Dx: 20,10, 20,")) == ("10", "20")
     assert diagnoses(("Dx:",)) == ()
@@ -147,7 +169,7 @@ def test_a_table_of_files_is_a_source(tmp_path, data):
         assert source.read(one, ReadOptions())[0].fs == 500
         record, _ = source.read(two, ReadOptions())
         assert (record.fs, record.signal.shape) == (50, (10, 2))
-    with pytest.raises(ECGFormatError, match="give fs in Hz"):
+    with pytest.raises(ECGFormatError, match="give it in Hz with --fs"):
         FileList(str(tmp_path / "t.csv"), "own").read(two, ReadOptions())
 
 
@@ -177,8 +199,69 @@ def test_what_nothing_reads_is_named(tmp_path):
     with pytest.raises(ECGFormatError, match="no such file or folder"):
         open_source(tmp_path / "gone")
     (tmp_path / "a.pdf").write_text("")
-    with pytest.raises(ECGFormatError, match=r"\.pdf is nothing to read"):
+    with pytest.raises(ECGFormatError, match=r"\.pdf is nothing to read; name a folder, a \.hea"):
         open_source(tmp_path / "a.pdf")
     np.save(tmp_path / "a.npy", np.zeros((1, 2, 12)))
-    with pytest.raises(ECGFormatError, match="give fs in Hz"):
+    with pytest.raises(ECGFormatError, match="give it in Hz with --fs"):
         open_source(tmp_path / "a.npy")
+
+
+ROWS = range(9)
+THERE = (1, 7)
+
+
+def _ptbxl(folder):
+    rows = [f"{i},1,{{'NORM': 1}},1,r{i},r{i}" for i in ROWS]
+    header = "ecg_id,patient_id,scp_codes,strat_fold,filename_lr,filename_hr"
+    (folder / "ptbxl_database.csv").write_text("\n".join([header, *rows]))
+    (folder / "scp_statements.csv").write_text(
+        ",diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass\nNORM,1.0,,,NORM,NORM\n"
+    )
+    return folder
+
+
+def _mimic(folder):
+    rows = [f"1,{i},r{i}" for i in ROWS]
+    (folder / "record_list.csv").write_text("\n".join(["subject_id,study_id,path", *rows]))
+    return folder
+
+
+def _list(suffix):
+    def write(folder):
+        table = pd.DataFrame({"path": [f"r{i}" for i in ROWS], "id": [str(i) for i in ROWS]})
+        if suffix == ".csv":
+            table.to_csv(folder / "list.csv", index=False)
+        else:
+            table.to_parquet(folder / "list.parquet")
+        return folder / f"list{suffix}"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "write", [_ptbxl, _mimic, _list(".csv"), _list(".parquet")], ids=["ptbxl", "mimic", "csv", "pq"]
+)
+def test_missing_records_stop_a_build_before_it_begins_or_are_listed_each(write, tmp_path):
+    """The same for every source that lists its records."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in THERE:
+        _write(data / f"r{i}", LEADS, np.arange(50 * 12).reshape(50, 12))
+    source = open_source(write(data), name="own")
+    first = ", ".join(str(data / f"r{i}") for i in (0, 2, 3, 4, 5))
+    with pytest.raises(ECGFormatError) as caught:
+        build_corpus([source], tmp_path / "corpus")
+    assert str(caught.value) == (
+        f"own: 7 listed records do not exist: {first}, ...; "
+        "download them, or leave them out with --on-error skip"
+    )
+    assert not (tmp_path / "corpus").exists()
+    config = CorpusConfig(on_error="skip", shard_records=2)
+    assert build_corpus([source], tmp_path / "corpus", config) == (2, 7, 0)
+    assert Corpus(tmp_path / "corpus").ids.tolist() == ["1", "7"]
+    with open(tmp_path / "corpus" / "skipped.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [str(i) for i in ROWS if i not in THERE]
+    for row in rows:
+        assert (row["source"], row["path"]) == ("own", str(data / f"r{row['id']}"))
+        assert row["reason"].startswith(f"{row['path']}.hea: there is no such header")

@@ -15,16 +15,7 @@ from jaxtyping import Int64, Shaped
 from jepa_ecg.data.databases import LEADS
 from jepa_ecg.data.errors import ECGFormatError, refuse_lfs_pointer
 from jepa_ecg.data.leads import plan_leads
-from jepa_ecg.data.source import (
-    Entry,
-    Labels,
-    Missing,
-    ReadOptions,
-    exists,
-    fold_number,
-    read_wfdb,
-    refuse_missing,
-)
+from jepa_ecg.data.source import GIVE_FS, Entry, Labels, ReadOptions, fold_number, read_wfdb
 from jepa_ecg.data.wfdb_record import Record, finish
 
 Layout = Literal["NTC", "NCT"]
@@ -81,7 +72,7 @@ class Dump:
                 f"the shape is {shape}, where axis {axis} should be {n} leads; "
                 + (f"axis {like[0]} looks like leads" if like else f"no axis has {n}"),
                 file=self.path,
-                remedy='layout="NCT" is (records, leads, time)' if like else "name the leads",
+                remedy="--layout NCT is (records, leads, time)" if like else "give --array-leads",
             )
         _refuse_integers(arrays.data, self.gain, self.path)
         return arrays
@@ -135,7 +126,7 @@ def _refuse_integers(data: Shaped[np.ndarray, ...], gain: float | None, file: ob
             f"these are integers ({data.dtype}), not mV",
             file=file,
             field="gain",
-            remedy="give the gain: how many units are one mV",
+            remedy="give --gain: how many units are one mV",
         )
 
 
@@ -192,25 +183,16 @@ class FileList:
         `labels` (separated by `;`, the task "labels").
     fs, leads
         Sampling rate in Hz and lead names of the `.npy` files.
-    missing
-        Files that are listed but not there are an "error" (all of them in one), or left out
-        ("skip").
     """
 
     path: str
     name: str
     fs: float | None = None
     leads: tuple[str, ...] = LEADS
-    missing: Missing = "error"
 
     def entries(self) -> Iterator[Entry]:
         """Rows of the table."""
-        if self.missing == "error":
-            refuse_missing((self._file(row) for row in self._rows()), self.path)
         for number, row in enumerate(self._rows()):
-            file = self._file(row)
-            if self.missing == "skip" and not exists(file):
-                continue
             own = row.get("id") or row["path"]
             labels: Labels = {}
             if "labels" in row:
@@ -219,7 +201,7 @@ class FileList:
             fold = row.get("fold")
             yield Entry(
                 own,
-                file,
+                os.path.join(os.path.dirname(self.path), row["path"]),
                 number,
                 row.get("patient") or "",
                 fold_number(fold, file=self.path, record=own) if fold else 0,
@@ -232,7 +214,7 @@ class FileList:
             return read_wfdb(entry, options)
         if self.fs is None:
             raise ECGFormatError(
-                "a .npy does not say its sampling rate", file=entry.path, remedy="give fs in Hz"
+                "a .npy does not say its sampling rate", file=entry.path, remedy=GIVE_FS
             )
         refuse_lfs_pointer(entry.path)
         try:
@@ -241,9 +223,6 @@ class FileList:
             raise ECGFormatError(f"cannot be read: {error}", file=entry.path) from None
         record = array_record(raw, self.fs, self.leads, options, file=entry.path)
         return record, entry.labels or {}
-
-    def _file(self, row: Mapping[str, str]) -> str:
-        return os.path.join(os.path.dirname(self.path), row["path"])
 
     def _rows(self) -> Iterator[Mapping[str, str]]:
         refuse_lfs_pointer(self.path)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -27,7 +27,7 @@ from jepa_core.run import must_equal, write_json
 from jepa_ecg.data.corpus import FORMAT, CorpusSource, is_corpus, shard_name
 from jepa_ecg.data.databases import DATABASES
 from jepa_ecg.data.shard import Block, CorpusConfig, digest, read_part, write_shard
-from jepa_ecg.data.source import Source
+from jepa_ecg.data.source import Source, refuse_missing
 
 __all__ = ["BuildReport", "CorpusConfig", "build_corpus"]
 
@@ -63,7 +63,7 @@ def build_corpus(
     out: str | os.PathLike[str],
     config: CorpusConfig | None = None,
     *,
-    n_jobs: int = 1,
+    n_jobs: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -79,7 +79,8 @@ def build_corpus(
     config
         What it is made of.
     n_jobs
-        Processes (as joblib counts); the corpus does not depend on it.
+        Processes, as joblib counts them: None is what `joblib.parallel_config` says, else 1. Any
+        backend of joblib serves; the corpus depends on neither.
     resume
         Go on with a build that was stopped, at the shard where it stopped.
     overwrite
@@ -90,7 +91,8 @@ def build_corpus(
     Raises
     ------
     ECGFormatError
-        A record cannot be read and `on_error` is "raise".
+        `on_error` is "raise", and files are missing (found out before anything is written) or a
+        record cannot be read.
     RunError
         The folder is in use, is no corpus, cannot be written, or was begun with other settings.
     """
@@ -99,6 +101,9 @@ def build_corpus(
     names = [source.name for source in sources]
     if not names or len(set(names)) < len(names):
         raise DataError(f"sources need names of their own, these are {names}")
+    if config.on_error == "raise":
+        for source in sources:
+            refuse_missing(source)
     if _prepare(folder, config, names, resume=resume, overwrite=overwrite):
         kept = sum(source["records"] for source in read_json(folder / "corpus.json")["sources"])
         return BuildReport(kept, _skipped_before(folder), 0)
@@ -120,13 +125,12 @@ def build_corpus(
         except JepaError as error:  # joblib asks for work in a thread that would swallow it
             failure = error
 
-    parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
     work = (
         joblib.delayed(write_shard)(folder, sources[block.source], block, config)
         for block in open_blocks()
     )
     try:
-        for n in parallel(work):
+        for n in _run(work, n_jobs):
             if progress:
                 progress(n)
         if failure is not None:
@@ -137,6 +141,19 @@ def build_corpus(
             f"cannot be written: {error}", where=folder, remedy="check free space and permissions"
         ) from error
     return BuildReport(kept, skipped, resumed)
+
+
+def _run(tasks: Iterator[Any], n_jobs: int | None) -> Iterator[int]:
+    """Results of `joblib.delayed` calls as they come, with few calls ahead of them."""
+    try:
+        parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+    except ValueError:  # of Ray and others, joblib has lists only: one call a process at a time
+        width = joblib.effective_n_jobs(n_jobs)
+        with joblib.Parallel(n_jobs=n_jobs) as parallel:
+            while some := list(islice(tasks, width)):
+                yield from parallel(some)
+    else:
+        yield from parallel(tasks)
 
 
 def _prepare(

@@ -1,4 +1,4 @@
-"""Folders of WFDB records: PhysioNet/CinC Challenge 2020 and 2021, and any other tree of headers.
+"""WFDB records: PhysioNet/CinC Challenge 2020 and 2021, any other tree of headers, one record.
 
 Challenge headers carry the diagnoses as SNOMED CT codes in a comment `Dx: 426177001,164934002`.
 """
@@ -56,6 +56,34 @@ class WFDBFolder:
 
     def read(self, entry: Entry, options: ReadOptions) -> tuple[Record, Labels]:
         """One record; the task "dx" holds its diagnoses where the header has them."""
-        record, labels = read_wfdb(entry, options)
-        codes = diagnoses(record.comments)
-        return record, labels if codes is None else {"dx": codes}
+        return _read(entry, options)
+
+
+@dataclass(frozen=True)
+class WFDBRecord:
+    """One WFDB record as a source.
+
+    Attributes
+    ----------
+    path
+        The record, without `.hea`.
+    name
+        Of the source.
+    """
+
+    path: str
+    name: str
+
+    def entries(self) -> Iterator[Entry]:
+        """The record; the id is its file name."""
+        yield Entry(os.path.basename(self.path), self.path)
+
+    def read(self, entry: Entry, options: ReadOptions) -> tuple[Record, Labels]:
+        """The record; the task "dx" holds its diagnoses where the header has them."""
+        return _read(entry, options)
+
+
+def _read(entry: Entry, options: ReadOptions) -> tuple[Record, Labels]:
+    record, labels = read_wfdb(entry, options)
+    codes = diagnoses(record.comments)
+    return record, labels if codes is None else {"dx": codes}

@@ -121,7 +121,7 @@ def plan_leads(
         raise ECGFormatError(
             f"there is no lead {', '.join(missing)}; there are {', '.join(names)}",
             file=file,
-            remedy='ask for fewer leads, or allow derive=True (limb leads) or fill="zero"',
+            remedy="leave the lead out, or give --derive (limb leads) or --fill zero",
         )
     return plan
 

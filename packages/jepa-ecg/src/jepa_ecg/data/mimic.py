@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jepa_ecg.data.errors import ECGFormatError, refuse_lfs_pointer
-from jepa_ecg.data.source import Entry, Labels, Missing, ReadOptions, exists, read_wfdb
+from jepa_ecg.data.source import Entry, Labels, ReadOptions, read_wfdb
 from jepa_ecg.data.wfdb_record import Record
 
 
@@ -24,14 +24,10 @@ class MIMIC:
     ----------
     root
         Folder of `record_list.csv` (columns `subject_id`, `study_id`, `path`).
-    missing
-        Records that are listed but not there are read and fail one by one ("error"), or are left
-        out ("skip"): looking for 800,000 files first would take longer than reading many of them.
     """
 
     root: str
     name: str = "mimic-iv-ecg"
-    missing: Missing = "error"
 
     def entries(self) -> Iterator[Entry]:
         """Rows of the record list."""
@@ -47,8 +43,7 @@ class MIMIC:
                     )
                 for row in reader:
                     path = os.path.join(self.root, row["path"])
-                    if self.missing == "error" or exists(path):
-                        yield Entry(row["study_id"], path, patient=row["subject_id"])
+                    yield Entry(row["study_id"], path, patient=row["subject_id"])
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ECGFormatError(f"cannot be read: {error}", file=listing) from None
 

@@ -22,12 +22,9 @@ from jepa_ecg.data.errors import ECGFormatError, refuse_lfs_pointer
 from jepa_ecg.data.source import (
     Entry,
     Labels,
-    Missing,
     ReadOptions,
-    exists,
     fold_number,
     read_wfdb,
-    refuse_missing,
 )
 from jepa_ecg.data.wfdb_record import Record
 
@@ -153,15 +150,11 @@ class PTBXL:
         Folder of `ptbxl_database.csv`.
     fs
         500 or 100: which of the two files of a record.
-    missing
-        Files that are listed but not there are an "error" (all of them in one), or left out
-        ("skip").
     """
 
     root: str
     fs: float = 500
     name: str = "ptb-xl"
-    missing: Missing = "error"
 
     def entries(self) -> Iterator[Entry]:
         """Rows of the database, with the labels of every task."""
@@ -173,20 +166,13 @@ class PTBXL:
             )
         column = "filename_lr" if self.fs == 100 else "filename_hr"
         statements = read_statements(root / "scp_statements.csv")
-        if self.missing == "error":
-            refuse_missing(
-                (str(root / row[column]) for row in _rows(database, (column,))), database
-            )
         unknown: set[str] = set()
         for row in _rows(database, ("ecg_id", "patient_id", "scp_codes", "strat_fold", column)):
-            path = str(root / row[column])
-            if self.missing == "skip" and not exists(path):
-                continue
             codes = _codes(row, database)
             unknown.update(codes.keys() - statements.codes)
             yield Entry(
                 id=str(_ecg_id(row, database)),
-                path=path,
+                path=str(root / row[column]),
                 patient=row["patient_id"].removesuffix(".0"),
                 fold=fold_number(row["strat_fold"], file=database, record=row["ecg_id"]),
                 labels={task: statements.labels(codes, task) for task in TASKS if task != "ST-MEM"},

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from jepa_ecg.data.errors import ECGFormatError
 from jepa_ecg.data.leads import Fill
 from jepa_ecg.data.wfdb_frames import Truncated, Verify
 from jepa_ecg.data.wfdb_record import Record, read_record
 
-Missing = Literal["error", "skip"]
 Labels = Mapping[str, Sequence[str]]
 
 NO_FOLD = 0
+
+GIVE_FS = "give it in Hz with --fs (jepa ecg data build: --source-fs)"
 
 
 class Entry(NamedTuple):
@@ -63,7 +65,7 @@ class Source(Protocol):
     def name(self) -> str: ...
 
     def entries(self) -> Iterator[Entry]:
-        """The records in a fixed order."""
+        """The records in a fixed order; also those that are listed and whose files are missing."""
         ...
 
     def read(self, entry: Entry, options: ReadOptions) -> tuple[Record, Labels]:
@@ -97,27 +99,27 @@ def fold_number(value: object, *, file: object, record: object) -> int:
     return int(fold)
 
 
-def exists(path: str) -> bool:
-    """Whether there is a WFDB record, or another file, of that name."""
-    return os.path.exists(path + ".hea") or os.path.exists(path)
-
-
-def refuse_missing(paths: Iterable[str], listing: object) -> None:
-    """Name the first records that are listed and not there.
+def refuse_missing(source: Source) -> None:
+    """Look for the file of every record before the first one is read.
 
     Raises
     ------
     ECGFormatError
-        With the first five and the count.
+        Some are missing: the first five of them and their number.
     """
-    missing = [path for path in paths if not exists(path)]
-    if missing:
-        shown = ", ".join(missing[:5])
+    missing = (
+        entry.path
+        for entry in source.entries()
+        if not (os.path.exists(entry.path + ".hea") or os.path.exists(entry.path))
+    )
+    shown = list(islice(missing, 5))
+    if shown:
+        more = sum(1 for _ in missing)
         raise ECGFormatError(
-            f"{len(missing)} listed records do not exist: {shown}"
-            + (", ..." if len(missing) > 5 else ""),
-            file=listing,
-            remedy='download them, or leave them out with missing="skip"',
+            f"{len(shown) + more} listed records do not exist: {', '.join(shown)}"
+            + (", ..." if more else ""),
+            file=source.name,
+            remedy="download them, or leave them out with --on-error skip",
         )
 
 
@@ -126,7 +128,7 @@ def open_source(path: str | os.PathLike[str], *, name: str = "", fs: float | Non
 
     A folder with `ptbxl_database.csv` (PTB-XL), `record_list.csv` (MIMIC-IV-ECG), `exams.csv`
     (CODE-15) or WFDB headers anywhere below it (Challenge 2020/2021, any other); a `.npy` or `.npz`
-    of signals; a `.csv` or `.parquet` list of files.
+    of signals; a `.csv` or `.parquet` list of files; a single WFDB record, with or without `.hea`.
 
     Parameters
     ----------
@@ -143,7 +145,7 @@ def open_source(path: str | os.PathLike[str], *, name: str = "", fs: float | Non
         Nothing that can be read.
     """
     from jepa_ecg.data.arrays import Dump, FileList
-    from jepa_ecg.data.challenge import WFDBFolder
+    from jepa_ecg.data.challenge import WFDBFolder, WFDBRecord
     from jepa_ecg.data.code15 import CODE15
     from jepa_ecg.data.mimic import MIMIC
     from jepa_ecg.data.ptbxl import PTBXL
@@ -161,15 +163,22 @@ def open_source(path: str | os.PathLike[str], *, name: str = "", fs: float | Non
             return WFDBFolder(str(place), name=own)
         what = "there is no PTB-XL, MIMIC-IV-ECG, CODE-15 or WFDB record in this folder"
         raise ECGFormatError(what, file=place)
+    record = str(place).removesuffix(".hea")
+    if os.path.exists(record + ".hea"):
+        return WFDBRecord(record, name=own)
     if not place.exists():
         raise ECGFormatError("there is no such file or folder", file=place)
     suffix = place.suffix.lower()
     if suffix in (".npy", ".npz"):
         if fs is None:
             raise ECGFormatError(
-                "arrays do not say their sampling rate", file=place, remedy="give fs in Hz"
+                "arrays do not say their sampling rate", file=place, remedy=GIVE_FS
             )
         return Dump(str(place), fs=fs, name=own)
     if suffix in (".csv", ".parquet"):
         return FileList(str(place), name=own, fs=fs)
-    raise ECGFormatError(f"{suffix or 'a file without suffix'} is nothing to read", file=place)
+    raise ECGFormatError(
+        f"{suffix or 'a file without suffix'} is nothing to read",
+        file=place,
+        remedy="name a folder, a .hea, .npy, .npz, .csv or .parquet",
+    )

@@ -54,7 +54,7 @@ def interpolate_nans(
             raise ECGFormatError(
                 f"lead {name} has no valid sample",
                 file=file,
-                remedy='leave the lead out, or allow fill="zero"',
+                remedy="leave the lead out, or give --fill zero",
             )
         out[gaps, lead] = np.interp(times[gaps], times[~gaps], signal[~gaps, lead])
     return out

@@ -137,7 +137,10 @@ def _read_file(
         file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise ECGFormatError(
-            f"the data file {first.file} is missing", file=header.path, field="file name"
+            f"the data file {first.file} is missing",
+            file=header.path,
+            field="file name",
+            remedy="download it",
         ) from None
     except (OSError, ValueError) as error:
         raise ECGFormatError(f"cannot be read: {error}", file=path) from None
@@ -164,7 +167,7 @@ def _read_file(
             what = f"{need + first.offset:,} bytes are announced, the file has {size:,}"
         if truncated == "error":
             raise ECGFormatError(
-                what, file=path, remedy='download it again, or read it with truncated="pad"'
+                what, file=path, remedy="download it again, or give --truncated pad"
             )
         n_samples = min(n_samples, sample_count(fmt, len(raw)))
         warnings.append(f"{first.file}: {what}; the rest is missing")

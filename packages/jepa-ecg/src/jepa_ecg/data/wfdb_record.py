@@ -157,7 +157,7 @@ def finish(
                 raise ECGFormatError(
                     f"lead {plan.leads[lead]} has no valid sample",
                     file=file,
-                    remedy='leave the lead out, or allow fill="zero"',
+                    remedy="leave the lead out, or give --fill zero",
                 )
             signal = signal if signal.flags.writeable else signal.copy()
             signal[:, lead] = 0

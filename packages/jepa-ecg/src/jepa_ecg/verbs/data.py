@@ -48,8 +48,8 @@ class Check:
     """
 
     inputs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders or files: PTB-XL, MIMIC-IV-ECG, CODE-15, any folder of WFDB records, .npy or .npz
-    arrays, .csv or .parquet lists of files."""
+    """Folders or files: PTB-XL, MIMIC-IV-ECG, CODE-15, any folder of WFDB records, a single record
+    (.hea), .npy or .npz arrays, .csv or .parquet lists of files."""
     fs: Annotated[float, Range(gt=0)] | None = None
     """Sampling rate of arrays (Hz); of PTB-XL, 100 or 500."""
     leads: tuple[str, ...] = LEADS
@@ -70,12 +70,7 @@ class Check:
         patients: set[tuple[str, str]] = set()
         seconds = 0.0
         problems: list[list[Cell]] = []
-        absent = ""
         for source in open_sources(self.inputs, self.fs, self.arrays):
-            source, lost = without_absent(source)
-            if lost:
-                absent = lost
-                problems.append([source.name, "", "absent", lost])
             entries = list(source.entries())
             with Progress(f"reading {source.name}", len(entries)) as progress:
                 for number, entry in enumerate(entries, 1):
@@ -117,11 +112,7 @@ class Check:
             raise ECGFormatError(
                 f"{counts['unreadable']} of {counts['readable'] + counts['unreadable']} records "
                 "cannot be read",
-                remedy="mend them, or build with --on-error skip, which lists them",
-            )
-        if absent:
-            raise ECGFormatError(
-                absent, remedy="download them, or build with --on-error skip, which leaves them out"
+                remedy="download or mend them, or build with --on-error skip, which lists them",
             )
 
 
@@ -129,8 +120,8 @@ class Check:
 class Build:
     """Build a corpus: one sampling rate, one lead order, memory-mapped; resumable.
 
-    Bad records are errors, or are skipped and listed in skipped.csv (--on-error skip). A build that
-    was stopped goes on with the same command and --resume.
+    Bad and missing records are errors, or are left out and listed in skipped.csv (--on-error skip).
+    A build that was stopped goes on with the same command and --resume.
     """
 
     inputs: tyro.conf.Positional[tuple[Path, ...]]
@@ -157,11 +148,6 @@ class Build:
 
     def __call__(self) -> None:
         sources = open_sources(self.inputs, self.source_fs, self.arrays, self.names)
-        if self.config.on_error == "skip":
-            present = [without_absent(source) for source in sources]
-            sources = [source for source, _ in present]
-            for absent in (absent for _, absent in present if absent):
-                print(f"left out: {absent}")
         total = sum(sum(1 for _ in source.entries()) for source in sources)
         done = 0
         with Progress("building", total) as progress:
@@ -245,22 +231,6 @@ def open_sources(
         told_here = {key: value for key, value in told.items() if key in own}
         sources.append(dataclasses.replace(source, **told_here))
     return sources
-
-
-def without_absent(source: Source) -> tuple[Source, str]:
-    """The source without records that it lists and whose files are absent, and what to say of it.
-
-    An empty text means that all are there.
-    """
-    lenient: Any = source
-    if getattr(source, "missing", "skip") == "skip":
-        return source, ""
-    lenient = dataclasses.replace(lenient, missing="skip")
-    try:
-        next(iter(source.entries()), None)  # the first one is given after all were looked for
-    except ECGFormatError as error:
-        return lenient, error.what
-    return source, ""
 
 
 def _reason(error: JepaError | OSError) -> str:

@@ -26,7 +26,7 @@ from jepa_core.domain import Machine
 from jepa_core.errors import DataError, JepaError, RunError
 from jepa_core.progress import Progress
 from jepa_core.training.device import autocast_to_bfloat16, find_device
-from jepa_ecg.data.source import Entry, ReadOptions, Source
+from jepa_ecg.data.source import Entry, ReadOptions, Source, refuse_missing
 from jepa_ecg.inference import (
     Pool,
     PretrainedECG,
@@ -37,7 +37,7 @@ from jepa_ecg.inference import (
     prepare,
 )
 from jepa_ecg.presets import ModelConfig
-from jepa_ecg.verbs.data import Arrays, open_sources, without_absent
+from jepa_ecg.verbs.data import Arrays, open_sources
 
 # Records read, embedded and written at a time; bounds memory.
 _CHUNK = 256
@@ -48,8 +48,8 @@ class Input:
     """Records to score, and how to read them."""
 
     input: Path
-    """A folder of WFDB records (or of a known database), a .csv or .parquet list of files, or a
-    .npy or .npz of signals."""
+    """A folder of WFDB records (or of a known database), a single record (.hea), a .csv or .parquet
+    list of files, or a .npy or .npz of signals."""
     out: Path
     """The Parquet file to write."""
     overwrite: bool = False
@@ -179,9 +179,8 @@ def write_scores(io: Input, model: ModelConfig, score: Score) -> None:
         raise RunError("already exists", where=io.out, remedy="give --overwrite or another --out")
     (source,) = open_sources([io.input], io.fs, io.arrays)
     skipped: list[tuple[str, str]] = []
-    if io.on_error == "skip":
-        source, absent = without_absent(source)
-        skipped += [("", absent)] if absent else []
+    if io.on_error == "raise":
+        refuse_missing(source)
     total = sum(1 for _ in source.entries())
     if not total:
         raise DataError("there is no record", where=io.input)
@@ -223,9 +222,6 @@ def write_scores(io: Input, model: ModelConfig, score: Score) -> None:
         raise DataError(
             f"none of {total} records could be used", where=listing, remedy="it says why"
         )
-    for name, why in skipped:
-        if not name:
-            print(f"left out: {why}")
     if unusable := done - kept:
         print(f"{unusable} of {total} records left out, see {listing}")
     print(f"{io.out}: {kept} records")
