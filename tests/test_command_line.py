@@ -71,6 +71,7 @@ def test_doctor_says_what_this_machine_offers() -> None:
     assert done.returncode == 0
     for word in ("torch", "cuda", "bfloat16", "jepa-core[trackers]", "domain ecg", "data folder"):
         assert word in done.stdout
+    assert "in Linear layers" in done.stdout
 
 
 def test_a_closed_pipe_is_no_error() -> None:

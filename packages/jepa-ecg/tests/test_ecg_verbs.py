@@ -76,12 +76,17 @@ def test_build_leaves_out_what_is_listed_and_absent_only_when_asked(jepa, simula
         path.unlink()
     words = ["data", "build", root, "--out", tmp_path / "corpus", "--fs", 100, "--source-fs", 100]
     said = jepa(*words)
-    assert said.code == 2
+    assert (said.code, said.err.count("\n")) == (2, 1)
     assert "7 listed records do not exist" in said.err
+    assert "00003_lr" in said.err
     said = jepa(*words, "--on-error", "skip")
     assert said.code == 0
-    assert "left out: 7 listed records do not exist" in said.out
     assert f"{tmp_path / 'corpus'}: 73 records at 100 Hz" in said.out
+    assert f"7 records left out, see {tmp_path / 'corpus' / 'skipped.csv'}" in said.out
+    said = jepa("data", "check", root, "--fs", 100)
+    assert said.code == 2
+    assert "00003_lr" not in said.err
+    assert said.err.startswith("error: 7 of 80 records cannot be read; download or mend them")
 
 
 def test_fetch_downloads_the_parts_asked_for(jepa, tmp_path):
@@ -281,11 +286,13 @@ def test_a_list_of_files_mixes_formats_and_knows_its_ids(jepa, run, arrays, simu
     words = ["embed", run, "--input", tmp_path / "list.csv", "--fs", 250, "--out", out]
     said = jepa(*words)
     assert said.code == 0
-    assert "left out: 1 listed records do not exist" in said.out
+    assert "1 of 3 records left out" in said.out
     assert table(out)[0] == ["mine", "theirs"]
+    _, lost = (tmp_path / "e.parquet.skipped.csv").read_text().splitlines()
+    assert lost.startswith(f"lost,{tmp_path / 'gone'}.hea: there is no such header")
     said = jepa(*words, "--overwrite", "--on-error", "raise")
-    assert said.code == 2
-    assert "gone" in said.err
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert f"list: 1 listed records do not exist: {tmp_path / 'gone'}; download" in said.err
 
 
 def test_views_depend_on_seed_record_and_view_alone(jepa, run, simulated, tmp_path):

@@ -19,8 +19,8 @@ from jepa_core.evaluation.attentive import (
     cached_tokens,
     fit_head,
     predict,
-    state_hash,
 )
+from jepa_core.training.checkpoint import state_hash
 
 
 def _slow(pool: AttentivePool, tokens: Tensor) -> Tensor:

@@ -99,6 +99,15 @@ def test_tokens_that_depend_on_the_position_only_carry_no_signal() -> None:
     assert shares["share_position"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_rounding_makes_no_signal_negative(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    h = torch.randn(1, 6, 5, dtype=torch.float64, generator=draw).expand(40, -1, -1)
+    shares = variance_shares(h)
+    assert shares["signal"] >= 0
+    assert shares["share_position"] <= 1
+
+
 def test_constant_tokens_count_as_position_and_give_finite_scores() -> None:
     h = torch.full((40, 6, 5), 0.1)
     observed = Observation(h, h[:, :3], h[:, :3], torch.arange(3).expand(40, 3), h[:, :2])

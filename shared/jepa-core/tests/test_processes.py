@@ -50,6 +50,7 @@ VARIANTS = {
     "accumulated": {"accumulation": 4, "clip_norm": 0.05},
     "saved": {"run": "run", "checkpoint_every": 5, "health": True, "workers": 1},
     "uncounted": {"source": "uncounted"},
+    "counting": {"counting": True},
 }
 
 
@@ -67,6 +68,7 @@ def two(tmp_path_factory) -> Path:
     process = start("train.py", json.dumps(orders))
     said, _ = process.communicate(timeout=300)
     assert all((folder / f"{name}.json").exists() for name in VARIANTS), said
+    (folder / "said").write_text(said)
     return folder
 
 
@@ -92,6 +94,19 @@ def test_two_processes_equal_one_with_twice_the_batch_though_masks_are_ragged(tw
 def test_the_mean_of_two_means_is_another_thing(two):
     weights, _ = alone()
     assert largest_difference(load_file(two / "uncounted.safetensors"), weights) > 1e-4
+
+
+def test_each_process_keeps_the_statistics_of_what_it_saw(two):
+    records, draws = toy.Records(), toy.Epochs(toy.SIZE, SETTINGS["batch"], seed=3)
+    for rank in range(2):
+        seen = sum(
+            records.x[draws.draw(step, rank, 2).ids].sum() for step in range(SETTINGS["steps"])
+        )
+        assert float((two / f"counting-{rank}.txt").read_text()) == pytest.approx(seen)
+
+
+def test_nothing_that_torch_warns_of_is_used(two):
+    assert "Warning" not in (two / "said").read_text()
 
 
 def test_of_two_processes_one_writes_each_thing_once(two):

@@ -167,8 +167,9 @@ def test_what_a_crash_left_half_written_is_cleaned_away(tmp_path):
     assert not list(run.checkpoints.glob("*.tmp-*"))
 
 
-def test_sigkill_at_any_moment_also_while_a_checkpoint_is_written(tmp_path):
-    command = [sys.executable, str(PROGRAMS / "crash.py"), str(tmp_path), "0"]
+@pytest.mark.parametrize("what", ["fit", "finetune"])
+def test_sigkill_at_any_moment_also_while_a_checkpoint_is_written(tmp_path, what):
+    command = [sys.executable, str(PROGRAMS / "crash.py"), str(tmp_path), "0", what]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     kills, torn = map(int, done.stdout.split())

@@ -34,10 +34,21 @@ def test_a_run_is_made_with_its_folders_and_read_back(path):
     assert Run.open(path).config["model"]["dim"] == 8
 
 
-def test_an_existing_run_is_not_touched_without_a_word(path):
+@pytest.mark.parametrize(
+    ("flags", "remedy"),
+    [
+        (("resume", "overwrite"), "give --resume or --overwrite, or another --out"),
+        (("overwrite",), "give --overwrite, or another --out"),
+        ((), "give another --out"),
+    ],
+)
+def test_an_existing_run_is_not_touched_and_only_flags_of_the_command_are_named(
+    path, flags, remedy
+):
     Run.create(path, record())
-    with pytest.raises(RunError, match=r"already exists.*--resume or --overwrite"):
-        Run.create(path, record(steps=20))
+    with pytest.raises(RunError) as caught:
+        Run.create(path, record(steps=20), **dict.fromkeys(flags, False))
+    assert str(caught.value) == f"{path}: already exists; {remedy}"
     assert Run.open(path).config["steps"] == 10
 
 
@@ -84,11 +95,14 @@ def test_overwrite_deletes_what_a_run_writes_and_nothing_else(path):
     run = Run.create(path, record())
     run.append_metrics({"step": 1})
     (run.checkpoints / "step-00000001").mkdir()
+    for product in ("encoder", "classifier", "tokens"):
+        (path / product).mkdir()
+        (path / product / "old").touch()
     (path / "notes.txt").write_text("mine")
     fresh = Run.create(path, record(steps=3), overwrite=True)
     assert fresh.config["steps"] == 3
     assert not fresh.metrics_path.exists()
-    assert not list(fresh.checkpoints.iterdir())
+    assert {file.name for file in path.rglob("*") if file.is_file()} == {"config.json", "notes.txt"}
     assert (path / "notes.txt").read_text() == "mine"
 
 

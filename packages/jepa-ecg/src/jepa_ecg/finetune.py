@@ -12,8 +12,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from jepa_core.errors import ConfigError
-from jepa_core.evaluation.attentive import CacheKey, cached_tokens, predict, state_hash
+from jepa_core.evaluation.attentive import CacheKey, cached_tokens, predict
 from jepa_core.evaluation.finetune import Finetuned, finetune, label_loss, selection_score
+from jepa_core.training.checkpoint import state_hash
 from jepa_core.training.device import find_device
 from jepa_ecg.classifier import ECGClassifier
 from jepa_ecg.data.corpus import Corpus
@@ -61,6 +62,8 @@ def train_classifier(
     cache: Path,
     head: Mapping[str, Tensor] | None = None,
     label: str = "fine-tuning",
+    checkpoints: Path | None = None,
+    resume: bool = False,
 ) -> TrainedOnLabels:
     """Train encoder and head, or the head alone: random crops train, windows judge.
 
@@ -77,6 +80,10 @@ def train_classifier(
         Folder for the tokens of a frozen encoder.
     head
         State of an attention pooling to start from: the paper's fine-tuning after the probe.
+    checkpoints
+        Folder of this training's checkpoints; None keeps none.
+    resume
+        Continue from the last of them.
 
     Raises
     ------
@@ -113,7 +120,15 @@ def train_classifier(
     def validate() -> float:
         return selection_score(y[task.validation], judge("validation"))
 
-    result = finetune(_WithLoss(classifier), source, validate, config.training, label=label)
+    result = finetune(
+        _WithLoss(classifier),
+        source,
+        validate,
+        config.training,
+        label=label,
+        folder=checkpoints,
+        resume=resume,
+    )
     return TrainedOnLabels(classifier, result, judge("validation"), judge("test"), size)
 
 

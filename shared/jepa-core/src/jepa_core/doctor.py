@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,8 @@ def findings() -> dict[str, str]:
     """Each thing looked at and what was found, in the order printed."""
     import torch
 
-    from jepa_core.training.fit import bfloat16_is_native
+    from jepa_core.layers.linear import onednn_is_faster
+    from jepa_core.training.device import bfloat16_is_native
 
     found = {
         "python": platform.python_version(),
@@ -51,6 +53,11 @@ def findings() -> dict[str, str]:
         "bfloat16": "; ".join(
             f"{device}: {'yes' if bfloat16_is_native(device) else 'no (would be slower: off)'}"
             for device in (["cuda"] if torch.cuda.is_available() else []) + ["cpu"]
+        ),
+        "cpu float32": (
+            "oneDNN in Linear layers (MKL would leave AVX-512 unused)"
+            if onednn_is_faster()
+            else f"{_blas(torch.__config__.show())} in Linear layers, as torch has it"
         ),
         "attention": "fused (torch scaled_dot_product_attention), reference in float64",
     }
@@ -70,6 +77,13 @@ def findings() -> dict[str, str]:
         found["data folder"] = "JEPA_DATA is not set"
     found["free space here"] = f"{shutil.disk_usage('.').free / 1e9:.1f} GB"
     return found
+
+
+def _blas(build: str) -> str:
+    """The library that torch was built to multiply matrices with."""
+    name = re.search(r"BLAS_INFO=(\w+)", build)
+    known = {"mkl": "MKL", "open": "OpenBLAS", "accelerate": "Accelerate"}
+    return known.get(name[1], name[1]) if name else "a library unknown"
 
 
 def _cuda() -> str:

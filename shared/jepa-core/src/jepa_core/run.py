@@ -3,8 +3,10 @@
 config.json      what was asked for: {"domain", "verb", "version", "command", "config"}
 metrics.jsonl    one JSON object a line, each with "step"
 health.json      the verdict on the run and the checkpoint to take
-checkpoints/     step-XXXXXXXX/
+checkpoints/     step-XXXXXXXX/; while labels are trained on, those of each training in a folder
 encoder/         the product: safetensors and config
+classifier/      the product of training on labels
+tokens/          what a frozen encoder says of records, kept to be read again; may be deleted
 results/         tables as JSON
 figures/         pictures for the report
 report.html
@@ -27,7 +29,15 @@ MAY_CHANGE = frozenset({"device", "threads", "workers", "trackers"})
 
 _RECORD = ("domain", "verb", "version", "command", "config")
 _OWN_FILES = ("config.json", "metrics.jsonl", "health.json", "report.html")
-_OWN_FOLDERS = ("checkpoints", "encoder", "results", "figures", "trackers")
+_OWN_FOLDERS = (
+    "checkpoints",
+    "encoder",
+    "classifier",
+    "tokens",
+    "results",
+    "figures",
+    "trackers",
+)
 
 
 class _Table(Protocol):
@@ -89,8 +99,8 @@ class Run:
         path: str | Path,
         record: Mapping[str, Any],
         *,
-        resume: bool = False,
-        overwrite: bool = False,
+        resume: bool | None = None,
+        overwrite: bool | None = None,
     ) -> Run:
         """Make the folder and write config.json, or continue what is there.
 
@@ -107,6 +117,7 @@ class Run:
             Continue the run in the folder; start it where there is none.
         overwrite
             Delete the run in the folder first. A folder that holds anything else is refused.
+            None, here and for `resume`: the command has no such flag, and no error speaks of it.
 
         Raises
         ------
@@ -126,11 +137,10 @@ class Run:
             if taken and resume:
                 run._must_continue(cls.open(path))
             elif taken and not overwrite:
-                raise RunError(
-                    "already exists",
-                    where=path,
-                    remedy="give --resume or --overwrite, or another --out",
-                )
+                flags = {"--resume": resume, "--overwrite": overwrite}
+                had = " or ".join(flag for flag, value in flags.items() if value is not None)
+                remedy = f"give {had}, or another --out" if had else "give another --out"
+                raise RunError("already exists", where=path, remedy=remedy)
             elif taken:
                 cls.open(path)._delete()
             run.path.mkdir(parents=True, exist_ok=True)

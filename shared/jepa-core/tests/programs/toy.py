@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from jepa_core import rng
 from jepa_core.ema import EMA
+from jepa_core.evaluation import FinetuneConfig
+from jepa_core.evaluation.finetune import Finetuned, finetune
 from jepa_core.health import Observation
 from jepa_core.run import Run
 from jepa_core.training import FitConfig
@@ -114,6 +116,19 @@ def train(
         resume=resume,
     )
     return result, module
+
+
+def tune(folder: Path | None = None, *, resume: bool = False) -> tuple[Finetuned, nn.Module]:
+    """Fine-tune the toy; what validation says goes up and down with every bit of the weights."""
+    module = build(dropout=0.1)
+
+    def validate() -> float:
+        return float(
+            torch.cat([p.flatten() for p in module.encoder.parameters()]).sum().mul(99).sin()
+        )
+
+    config = FinetuneConfig(steps=50, batch=8, validate_every=1, device="cpu")
+    return finetune(module, Records(), validate, config, folder=folder, resume=resume), module
 
 
 def record(**config: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from toy import Records, build, create, train
+from toy import Records, Toy, build, create, train
 
 from jepa_core.errors import Interrupted, JepaError
 from jepa_core.training.sampler import Draw
@@ -34,6 +34,18 @@ class Uncounted(Records):
         return {k: v for k, v in super().batch(draw).items() if k != "count"}
 
 
+class Counting(Toy):
+    """Keeps statistics of its own in a buffer: the sum of what this process saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, batch):
+        self.seen += batch["x"].sum()
+        return super().forward(batch)
+
+
 SOURCES = {"slow": SlowRecords, "uncounted": Uncounted, "plain": Records}
 
 
@@ -42,6 +54,8 @@ def main(order: dict) -> int:
     path, out, resume = order.pop("run", None), order.pop("out"), order.pop("resume", False)
     source = SOURCES[order.pop("source", "plain")]()
     module = build(order.pop("dropout", 0.0))
+    if order.pop("counting", False):
+        module = Counting().double()
     try:
         run = create(Path(path), resume=resume) if path else None
         result, module = train(module, run, source=source, resume=resume, **order)
@@ -51,6 +65,8 @@ def main(order: dict) -> int:
     except JepaError as error:
         print(f"error: {error}", flush=True)
         return 2
+    if isinstance(module, Counting):
+        Path(f"{out}-{os.environ['RANK']}.txt").write_text(str(module.seen.item()))
     if result.main:
         save_file(module.state_dict(), f"{out}.safetensors")
         losses = [line["loss"] for line in result.history if "loss" in line]

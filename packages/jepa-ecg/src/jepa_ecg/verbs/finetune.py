@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,8 @@ from jepa_core.evaluation.compare import compare_scores
 from jepa_core.evaluation.metrics import auc_statistic
 from jepa_core.report import pictures
 from jepa_core.run import Run
-from jepa_core.training.device import find_device
+from jepa_core.training.device import find_device, one_process
+from jepa_core.training.interrupt import saying
 from jepa_ecg.data.corpus import Corpus
 from jepa_ecg.evaluation import Task, class_table, probabilities, split_task, thresholds
 from jepa_ecg.figures import attention_figure
@@ -36,7 +38,8 @@ class Finetune:
     """Train a classifier: the head alone, or encoder and head.
 
     Folds 1-8 train, fold 9 chooses the step and the thresholds, fold 10 is tested once. The same
-    network from random weights is trained beside it, for comparison.
+    network from random weights is trained beside it, for comparison. Continue a stopped run with
+    the same command and --resume.
     """
 
     encoder: str
@@ -53,6 +56,8 @@ class Finetune:
     """Label task; see `jepa ecg probe --help`."""
     twin: bool = True
     """Also train the same network from random weights."""
+    resume: bool = False
+    """Continue the run in the folder."""
     overwrite: bool = False
     """Replace the run in the folder."""
     threads: Annotated[int, Range(ge=0)] = 0
@@ -62,6 +67,7 @@ class Finetune:
 
     def __call__(self) -> None:
         check(self)
+        one_process("jepa ecg finetune")
         if self.threads:
             torch.set_num_threads(self.threads)
         seed = self.config.training.seed
@@ -76,21 +82,54 @@ class Finetune:
         must_fit(corpus, start.config)
         task = split_task(corpus, self.task, seed=seed)
         find_device(self.config.training.device)
-        run = Run.create(self.out, run_record("finetune", to_dict(self)), overwrite=self.overwrite)
+        run = Run.create(
+            self.out,
+            run_record("finetune", to_dict(self)),
+            resume=self.resume,
+            overwrite=self.overwrite,
+        )
+        with saying("--resume continues"):
+            if (run.path / "classifier").is_dir():
+                print(f"{run.path} is trained already")
+            else:
+                self._train(run, corpus, task, start, head)
+            # The classifier is there: what only a resumed run reads is many times its size.
+            for place in (run.checkpoints, run.path / "tokens"):
+                shutil.rmtree(place, ignore_errors=True)
+            print(f"report: {write_report(run)}")
+
+    def _train(
+        self,
+        run: Run,
+        corpus: Corpus,
+        task: Task,
+        start: ECGEncoder,
+        head: dict[str, Tensor] | None,
+    ) -> None:
+        seed = self.config.training.seed
         mean, std = corpus.measure(task.rows[task.train])
         normalised = corpus.with_statistics(mean, std)
-        cache = run.path / "tokens"
-
-        trained = train_classifier(start, normalised, task, self.config, cache=cache, head=head)
-        found = {TRAINED: trained}
+        starts = {TRAINED: (start, head)}
         if self.twin:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 scratch = ECGEncoder(start.config)
-            name = "untrained twin" if self.config.freeze else "from scratch"
-            found[name] = train_classifier(
-                scratch, normalised, task, self.config, cache=cache, label=name
+            starts["untrained twin" if self.config.freeze else "from scratch"] = (scratch, None)
+        found = {
+            name: train_classifier(
+                encoder,
+                normalised,
+                task,
+                self.config,
+                cache=run.path / "tokens",
+                head=pooling,
+                label=f"classifier, {name}",
+                checkpoints=run.checkpoints / name.replace(" ", "-"),
+                resume=self.resume,
             )
+            for name, (encoder, pooling) in starts.items()
+        }
+        trained = found[TRAINED]
         validation = probabilities(trained.validation, single=task.single)
         shares = {name: probabilities(one.test, single=task.single) for name, one in found.items()}
         table = compare_scores(
@@ -113,6 +152,7 @@ class Finetune:
             print(f"{name}: validation macro-AUC {best.best_score:.4f} at step {best.best_step}")
         if trained.classifier.attn_pool is not None:
             _save_attention(run, trained, normalised, task)
+        # Last: a run with a classifier counts as finished.
         save_classifier(
             run.path / "classifier",
             TrainedClassifier(
@@ -125,7 +165,6 @@ class Finetune:
                 task.single,
             ),
         )
-        print(f"report: {write_report(run)}")
 
 
 def _cuts(task: Task, validation: Float64[np.ndarray, "validation classes"]) -> tuple[float, ...]:

@@ -23,6 +23,8 @@ from jepa_core.health.alarm import regret
 from jepa_core.report.table import Table
 from jepa_core.run import Run
 from jepa_core.training import checkpoint
+from jepa_core.training.device import one_process
+from jepa_core.training.interrupt import saying
 from jepa_ecg.data.corpus import Corpus
 from jepa_ecg.evaluation import (
     Task,
@@ -117,7 +119,18 @@ class Probe:
         check(self)
 
     def __call__(self) -> None:
+        one_process("jepa ecg probe")
         run = Run.open(self.run)
+        again = "tables come at the end: give the same command again"
+        if "attentive" in self.methods:
+            again += f"; what the encoders said is kept in {self._cache(run)} and not computed anew"
+        with saying(again):
+            self._evaluate(run)
+
+    def _cache(self, run: Run) -> Path:
+        return self.cache or run.path / "tokens"
+
+    def _evaluate(self, run: Run) -> None:
         corpus = Corpus(self.data)
         config = recipe(run)
         must_fit(corpus, config.model)
@@ -234,7 +247,7 @@ class Probe:
                 normalised,
                 task,
                 config,
-                cache=self.cache or run.path / "tokens",
+                cache=self._cache(run),
                 label=f"attentive probe, {name}",
             )
             scores[name] = probabilities(done.test, single=task.single)

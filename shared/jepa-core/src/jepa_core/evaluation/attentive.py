@@ -191,7 +191,7 @@ class CacheKey:
     Parameters
     ----------
     encoder
-        `state_hash` of the encoder.
+        `jepa_core.training.checkpoint.state_hash` of the encoder.
     data
         Whatever names the records and their order: a hash of the corpus and of the ids.
     crop
@@ -263,16 +263,6 @@ def cached_tokens(
         if beside.exists():
             beside.unlink()
     return np.load(path, mmap_mode="r")
-
-
-def state_hash(state: Mapping[str, Tensor]) -> str:
-    """Hash of a state dict: names, shapes, dtypes and bits, in any order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _float32(tokens: np.ndarray) -> Tensor:

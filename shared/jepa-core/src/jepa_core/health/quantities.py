@@ -81,7 +81,8 @@ def variance_shares(tokens: Float[Tensor, "n tokens dim"]) -> dict[str, float]:
     if total == 0:
         position_share, sample_share, interaction_share = 1.0, 0.0, 0.0
     else:
-        position_share, sample_share = position / total, sample / total
+        # At most all of it: rounding can say 1 + 1e-16, and a signal below zero. NaN stays NaN.
+        position_share, sample_share = min(position / total, 1.0), sample / total
         interaction_share = 1 - position_share - sample_share
     return {
         "signal": total * (1 - position_share) / h.shape[-1],

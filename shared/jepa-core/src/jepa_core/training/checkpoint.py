@@ -12,11 +12,12 @@ it is deleted. No state of a random generator is stored: there is none.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,20 @@ class Snapshot:
     """Settings of each group, with "names" of its parameters in order."""
 
 
-def snapshot(module: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
-    """Gather what a checkpoint holds. With sharded parameters every process must call this."""
+def snapshot(
+    module: nn.Module, optimizer: torch.optim.Optimizer, skip: Container[str] = ()
+) -> Snapshot:
+    """Gather what a checkpoint holds. With sharded parameters every process must call this.
+
+    Parameters
+    ----------
+    skip
+        Names that are not to be kept, because they never change; `load` must get the same.
+    """
     model: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first: dict[tuple[Any, ...], str] = {}
-    for name, tensor in module.state_dict().items():
+    for name, tensor in _kept(module, skip).items():
         place = _place(tensor)
         if place in first:
             aliases[name] = first[place]
@@ -122,7 +131,11 @@ def write(folder: Path, step: int, shot: Snapshot, state: dict[str, Any]) -> Pat
 
 
 def load(
-    folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    skip: Container[str] = (),
 ) -> dict[str, Any]:
     """Put a checkpoint into a module and its optimiser; gives state.json.
 
@@ -136,10 +149,11 @@ def load(
     place = where(folder, step)
     state = read_state(folder, step)
     tensors = read_weights(folder, step)
-    here = module.state_dict()
+    here = _kept(module, skip)
     if differing := _differences(here, tensors):
         raise RunError(f"is of another model: {differing}", where=place, remedy=_SAME_SETTINGS)
-    module.load_state_dict({name: _as(tensors[name], here[name]) for name in here})
+    # Not strict for the sake of `skip`; the names were compared above.
+    module.load_state_dict({name: _as(tensors[name], here[name]) for name in here}, strict=False)
 
     names = _names(module, optimizer)
     saved = [group["names"] for group in state["groups"]]
@@ -233,7 +247,7 @@ def prune(folder: Path, keep: Container[int]) -> None:
             _remove(where(folder, step))
 
 
-def require_space(folder: Path, module: nn.Module, keep: int) -> None:
+def require_space(folder: Path, module: nn.Module, keep: int, skip: Container[str] = ()) -> None:
     """Raise unless `keep` + 2 checkpoints of `module` under Adam fit on the disk.
 
     Those that are there already count as room, as they will be deleted.
@@ -243,7 +257,7 @@ def require_space(folder: Path, module: nn.Module, keep: int) -> None:
     RunError
         Saying how much is needed and how much is free.
     """
-    one = sum(tensor.nbytes for tensor in module.state_dict().values())
+    one = sum(tensor.nbytes for tensor in _kept(module, skip).values())
     one += 2 * sum(p.nbytes for p in module.parameters() if p.requires_grad)
     try:
         free = shutil.disk_usage(folder).free
@@ -259,6 +273,16 @@ def require_space(folder: Path, module: nn.Module, keep: int) -> None:
         )
 
 
+def state_hash(state: Mapping[str, Tensor]) -> str:
+    """Hash of a state dict: names, shapes, dtypes and bits, in any order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 _SAME_SETTINGS = "resume with the settings the run was begun with"
 _DELETE = "delete this checkpoint and resume from the one before"
 
@@ -266,6 +290,10 @@ _DELETE = "delete this checkpoint and resume from the one before"
 def _names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]]:
     name_of = {id(parameter): name for name, parameter in module.named_parameters()}
     return [[name_of[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+
+
+def _kept(module: nn.Module, skip: Container[str]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in skip}
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:

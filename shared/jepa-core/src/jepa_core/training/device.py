@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from jepa_core.errors import ConfigError, require
@@ -61,8 +61,6 @@ def start(config: FitConfig, folder: Path | None = None) -> Accelerator:
         mixed_precision="no",
         log_with=list(config.trackers) or None,
         project_dir=folder,
-        # The target encoder may keep statistics of its own in buffers.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.device.type != device:
         raise ConfigError(
@@ -82,6 +80,22 @@ def start(config: FitConfig, folder: Path | None = None) -> Accelerator:
             "sharding was asked for and is not to be had", remedy="launch with --fsdp_version 2"
         )
     return accelerator
+
+
+def one_process(what: str) -> None:
+    """Refuse to run `what` under a launcher of several processes.
+
+    Raises
+    ------
+    ConfigError
+        There are several.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        raise ConfigError(
+            f"{world} processes were launched, and {what} runs in one",
+            remedy="start it without torchrun or accelerate launch",
+        )
 
 
 def _leave() -> None:
