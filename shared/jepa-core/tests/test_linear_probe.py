@@ -12,6 +12,7 @@ from jepa_core.errors import DataError
 from jepa_core.evaluation.linear import (
     ALPHAS,
     PENALTIES,
+    _decompose,
     _folds,
     _generalised_errors,
     logistic,
@@ -59,7 +60,9 @@ def test_gcv_equals_its_definition_by_the_hat_matrix() -> None:
         z = (x - x.mean(0)) / x.std(0)
         hat = z @ np.linalg.solve(z.T @ z + alpha * np.eye(8), z.T) + 1 / len(x)
         slow.append(np.square(y - hat @ y).sum() / (len(x) - np.trace(hat)) ** 2)
-    np.testing.assert_allclose(_generalised_errors(x, y, standardise=True), slow, rtol=1e-9)
+    np.testing.assert_allclose(
+        _generalised_errors(_decompose(x, y, standardise=True), len(x)), slow, rtol=1e-9
+    )
     assert ridge(x, y).strength == ALPHAS[int(np.argmin(slow))]
 
 
@@ -203,3 +206,17 @@ def test_cross_validation_over_one_group_is_an_error() -> None:
     x, y = _task()
     with pytest.raises(DataError, match="two groups"):
         ridge(x, y, groups=np.zeros(120))
+
+
+@pytest.mark.parametrize(("n", "dim"), [(60, 12), (30, 30), (20, 45)])
+def test_ridge_is_that_of_the_singular_values(n: int, dim: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, dim)) * np.logspace(0, -3, dim)
+    x[:, 1] = x[:, 0] + x[:, 2]  # of less than full rank
+    y = rng.normal(size=(n, 2)) + x[:, :2]
+    z = (x - x.mean(0)) / x.std(0)
+    left, s, right = np.linalg.svd(z, full_matrices=False)
+    for alpha in (1e-3, 1.0, 1e4):
+        probe = ridge(x, y, alpha=alpha)
+        weight = right.T @ ((s / (s**2 + alpha))[:, None] * (left.T @ (y - y.mean(0))))
+        np.testing.assert_allclose(probe.weight, weight, atol=1e-8 * np.abs(weight).max())

