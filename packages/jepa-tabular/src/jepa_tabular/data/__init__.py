@@ -1,0 +1,1 @@
+"""Tables: reading files, the six public tables, and the memory-mapped corpus."""
