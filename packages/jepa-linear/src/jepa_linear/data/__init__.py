@@ -1,0 +1,1 @@
+"""What can be analysed, and the files it is read from."""
