@@ -18,7 +18,11 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["ecg"], ["ecg", "--help"]], ids=" ".join)
+DOMAINS = ("ecg", "linear", "tabular")
+HELP = [[], ["--help"], *([domain, *flag] for domain in DOMAINS for flag in ([], ["--help"]))]
+
+
+@pytest.mark.parametrize("words", HELP, ids=" ".join)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     program = (
         "import sys; from jepa_core.cli import main; code = main(sys.argv[1:])\n"
@@ -33,9 +37,10 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert done.stdout.startswith("usage: jepa")
 
 
-def test_importing_a_domain_costs_no_torch() -> None:
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_importing_a_domain_costs_no_torch(domain: str) -> None:
     program = (
-        "import sys, jepa_ecg, jepa_ecg.domain, jepa_ecg.presets\n"
+        f"import sys, jepa_{domain}, jepa_{domain}.domain, jepa_{domain}.presets\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     done = subprocess.run(

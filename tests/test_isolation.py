@@ -22,13 +22,16 @@ DOMAINS = [name for name in PROJECTS if name != "jepa-core"]
 
 # What is heavy or rare, and the domains that may bring it.
 RARE: dict[str, set[str]] = {
+    "catboost": set(),
     "gymnasium": set(),
     "h5py": {"jepa-ecg"},
     "ray": set(),
+    "rtdl-revisiting-models": {"jepa-tabular"},
     "spconv-cu120": set(),
     "torchvision": set(),
     "transformers": set(),
     "wfdb": {"jepa-ecg"},
+    "xgboost": set(),
 }
 
 # Top-level modules that a package's files import, other than where a failure is expected.
