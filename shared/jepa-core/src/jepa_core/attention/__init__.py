@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from jepa_core.attention.narrow import attention_narrow
 from jepa_core.attention.ragged import attention_ragged
 from jepa_core.attention.reference import attention_reference, contextual_bias
 from jepa_core.attention.torch_backend import attention_torch
@@ -20,13 +21,18 @@ from jepa_core.errors import ConfigError
 __all__ = [
     "Backend",
     "attention",
+    "attention_narrow",
     "attention_ragged",
     "attention_reference",
     "choose_backend",
     "contextual_bias",
 ]
 
-Backend = Literal["reference", "torch"]
+Backend = Literal["reference", "torch", "narrow"]
+
+# Where `attention_narrow` is faster: the widest heads, without dropout and with it (for which torch
+# has no fused kernel on a CPU), the fewest keys and the fewest weights.
+_WIDEST, _WIDEST_WITH_DROPOUT, _KEYS, _WEIGHTS = 12, 32, 8, 1 << 14
 
 
 def attention(
@@ -65,13 +71,23 @@ def attention(
     Raises
     ------
     ConfigError
-        `causal` with unequal numbers of queries and keys, or an unknown backend.
+        `causal` with unequal numbers of queries and keys, an unknown backend, or one that cannot
+        do what is asked.
     """
-    backend = choose_backend(q, k) if backend is None else backend
-    if backend not in ("reference", "torch"):
+    every_pair = mask is None and bias is None and key_lengths is None and not causal
+    backend = choose_backend(q, k, dropout, every_pair) if backend is None else backend
+    if backend not in ("reference", "torch", "narrow"):
         raise ConfigError(
-            f"no attention backend {backend!r}", remedy="choose 'reference' or 'torch'"
+            f"no attention backend {backend!r}",
+            remedy="choose 'reference', 'torch' or 'narrow'",
         )
+    if backend == "narrow":
+        if not every_pair:
+            raise ConfigError(
+                "the narrow backend lets every query attend to every key",
+                remedy="choose 'torch' for attention with a mask, bias, lengths or causality",
+            )
+        return attention_narrow(q, k, v, scale=scale, dropout=dropout)
     queries, keys = q.shape[-2], k.shape[-2]
     if causal and queries != keys:
         raise ConfigError(
@@ -92,6 +108,22 @@ def attention(
     )
 
 
-def choose_backend(q: Tensor, k: Tensor) -> Backend:
-    """`torch` wherever a fused kernel is safe: everything but attention without a row or a key."""
-    return "reference" if q.numel() == 0 or k.numel() == 0 else "torch"
+def choose_backend(q: Tensor, k: Tensor, dropout: float = 0.0, every_pair: bool = True) -> Backend:
+    """`torch` wherever a fused kernel is safe: everything but attention without a row or a key.
+
+    `narrow` instead for much work by narrow heads on a CPU, where `every_pair` is allowed.
+    """
+    if q.numel() == 0 or k.numel() == 0:
+        return "reference"
+    width, keys = q.shape[-1], k.shape[-2]
+    narrow = (
+        every_pair
+        and width <= (_WIDEST_WITH_DROPOUT if dropout else _WIDEST)
+        and keys >= _KEYS
+        and q.numel() // width * keys >= _WEIGHTS
+        and q.device.type == "cpu"
+        and q.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+    return "narrow" if narrow else "torch"

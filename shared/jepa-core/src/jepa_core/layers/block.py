@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from jepa_core.attention import attention
+from jepa_core.attention.dropout import Dropout
 from jepa_core.errors import ConfigError
 from jepa_core.layers.linear import Linear, linear
 
@@ -58,7 +59,7 @@ class Attention(nn.Module):
         self.attention_dropout = attention_dropout
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = Linear(dim, dim, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
@@ -83,7 +84,9 @@ class Attention(nn.Module):
     def _heads(
         self, x: Float[Tensor, "batch n parts*dim"], parts: int
     ) -> tuple[Float[Tensor, "batch heads n head_dim"], ...]:
-        return x.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        # Parted along this axis the gradients of the parts go back together by one copy.
+        each = x.unflatten(-1, (parts, self.heads, -1)).unbind(2)
+        return tuple(part.transpose(1, 2) for part in each)
 
 
 class Mlp(nn.Module):
@@ -101,7 +104,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = Linear(dim, hidden, bias=bias)
         self.fc2 = Linear(hidden, dim, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.activation = activation
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
