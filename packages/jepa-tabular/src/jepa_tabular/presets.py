@@ -202,7 +202,7 @@ class PretrainConfig:
 NANO = PretrainConfig()
 
 # Three seeds of three tables in a quarter of an hour on two cores.
-REPRODUCE = replace(NANO, steps=2000, warmup_steps=200, checkpoint_every=500)
+REPRODUCE = replace(NANO, steps=2400, warmup_steps=240, checkpoint_every=600)
 # Three seeds of three small tables in under two minutes.
 DEMO = replace(
     NANO,

@@ -92,7 +92,8 @@ def health_warnings(name: str, results: Sequence[Mapping[str, Any]]) -> list[str
             f"{name}, {word} {kept:.0%} of the untrained twin's row variance"
             + ("" if kept < FAIL else " is left")
         )
-    left = max(last_health(one["history"])["health/unexplained"] for one in results)
+    # NaN where a loss stopped being finite: NumPy's maximum keeps it.
+    left = np.max([last_health(one["history"])["health/unexplained"] for one in results])
     if not left <= UNEXPLAINED:
         found.append(
             f"{name}, failed: the predictor leaves {left:.0%} of what the mean at each position "

@@ -96,7 +96,7 @@ def page(
     method = (
         "Written by `python -m jepa_tabular.experiments.levers`. Each row is one change of the "
         f"base recipe (`REPRODUCE` in presets.py: {config.steps} steps on california, a half and a "
-        "seventh of them on adult and jannis), on rows that the reproduction never scores. *Over "
+        "third of them on adult and jannis), on rows that the reproduction never scores. *Over "
         "base* and *over its twin* are paired over seeds: mean over the numbers of labels, 95 % t "
         "interval, the sign of each seed. *Row variance* is the share of the untrained twin's that "
         "the encoder keeps, *rank* its effective rank, *s* the seconds of one core. Differences "

@@ -71,7 +71,7 @@ class Levers:
     jobs: Annotated[int, Range(ge=0)] = 0
     """Processes; 0 is one a core."""
     config: PretrainConfig = REPRODUCE
-    """The base recipe; its steps are those on california: adult gets half, jannis a seventh."""
+    """The base recipe; its steps are those on california: adult gets half, jannis a third."""
 
     def __call__(self) -> None:
         check(self)
