@@ -499,6 +499,8 @@ def test_the_study_keeps_its_runs_and_writes_a_page(tmp_path: Path) -> None:
     assert len(kept) == 3
     recipes = {one["key"]["lever"]: one["key"]["recipe"]["model"]["depth"] for one in kept}
     assert recipes == {BASE: 2, "depth-1": 1, "rows-labelled": 2}
+    further = {one["key"]["lever"]: one["key"]["rows"][2] for one in kept}
+    assert further["rows-labelled"] == 0 < further[BASE]
     base = next(one["result"] for one in kept if one["key"]["lever"] == BASE)
     assert set(REPRESENTATIONS) <= set(base["r2"])
     text = page.read_text(encoding="utf-8")

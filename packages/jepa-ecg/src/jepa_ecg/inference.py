@@ -372,11 +372,14 @@ def _batches(
 
 def _refuse_unfinished(path: Path, product: str) -> None:
     """Say of a run that has no `product` yet what is the matter with it."""
-    if (path / "checkpoints").is_dir() and not (path / product).is_dir():
+    # Of a finished training on labels the checkpoints are gone.
+    is_run = any((path / folder).is_dir() for folder in ("checkpoints", "results"))
+    if is_run and not (path / product).is_dir():
+        verb = "finetune" if product == "classifier" else "pretrain"
         raise DataError(
             f"this run has no {product} yet",
             where=path,
-            remedy="train it to the end (jepa ecg pretrain --resume goes on)",
+            remedy=f"train it to the end (jepa ecg {verb} --resume goes on)",
         )
 
 
