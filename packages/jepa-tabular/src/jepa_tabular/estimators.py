@@ -83,7 +83,7 @@ class _Predictor(BaseEstimator):
         dim: int | None = None,
         depth: int | None = None,
         heads: int | None = None,
-        max_epochs: int = 20,
+        max_epochs: int = 100,
         max_steps: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,

@@ -362,5 +362,6 @@ def scores_figure(found: Evaluation) -> Figure:
         names,
         [float(np.mean(one)) for one in values],
         [(min(one), max(one)) for one in values],
+        start=0.5,  # what chance gives: both classes are as frequent
         xlabel=found.metric,
     )
