@@ -387,7 +387,12 @@ def test_a_pretrained_encoder_and_unlabelled_rows_exclude_each_other():
 
 @pytest.mark.parametrize(
     ("rows", "steps", "momentum", "batch"),
-    [(20, 20, 0.6, 20), (300, 40, 0.8, 256), (10_240, 800, 0.98, 256), (10**6, 2000, 0.98, 256)],
+    [
+        (20, 100, 0.92, 20),
+        (300, 200, 0.96, 256),
+        (10_240, 2000, 0.98, 256),
+        (10**6, 2000, 0.98, 256),
+    ],
 )
 def test_the_length_of_training_follows_the_table(rows, steps, momentum, batch):
     recipe = TJEPATransformer()._recipe(rows, 5)
