@@ -269,6 +269,44 @@ def test_padding_behind_a_short_sample_does_not_change_its_tokens() -> None:
     close(padded[0], vit(x[:1])[0], 1e-12)
 
 
+def test_packed_samples_equal_each_sample_alone() -> None:
+    torch.manual_seed(0)
+    block = Block(16, 4, layer_scale=0.5).double()
+    lengths = [5, 1, 9, 0, 4]
+    cu = torch.tensor([0, 5, 6, 15, 15, 19])
+    x = torch.randn(19, 16, dtype=torch.float64)
+    parts = x.split(lengths)
+    alone = [block(part[None])[0] if len(part) else part for part in parts]
+    packed = block.packed(x, cu)
+    torch.testing.assert_close(packed, torch.cat(alone), rtol=0, atol=1e-13)
+    # Only the first two rows of those that have them.
+    rows = torch.tensor([0, 1, 5, 6, 7, 15, 16])
+    some = block.packed(x, cu, (rows, torch.tensor([0, 2, 3, 5, 5, 7])))
+    torch.testing.assert_close(some, packed[rows], rtol=0, atol=1e-13)
+
+
+def test_leaving_padding_out_of_the_work_changes_no_output_and_no_gradient() -> None:
+    torch.manual_seed(0)
+    vit = ViT(16, 3, 4).double()
+    tokens, lengths = torch.randn(3, 7, 16, dtype=torch.float64), torch.tensor([7, 2, 5])
+    valid = torch.arange(7) < lengths[:, None]
+
+    def outcome(encode: Callable[[], Tensor]) -> tuple[Tensor, ...]:
+        out = encode()[valid]
+        return out, *torch.autograd.grad(out.square().sum(), list(vit.parameters()))
+
+    def padded() -> Tensor:
+        x = tokens
+        for block in vit.blocks:
+            x = block(x, key_lengths=lengths)
+        return vit.norm(x)
+
+    for a, b in zip(
+        outcome(lambda: vit(tokens, key_lengths=lengths)), outcome(padded), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
 def test_dropout_acts_in_training_only() -> None:
     vit = ViT(12, 2, 3, dropout=0.5)
     attention_only = ViT(12, 2, 3, attention_dropout=0.5)

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from jepa_core.attention import attention
+from jepa_core.attention import attention, attention_ragged
 from jepa_core.attention.dropout import Dropout
 from jepa_core.errors import ConfigError
 from jepa_core.layers.linear import Linear, linear
 
 Rows = slice | Int[Tensor, "batch rows"]
+# Rows of packed samples, and where those of each sample begin: int [m] and int [batch + 1].
+PackedRows = tuple[Int[Tensor, " m"], Int[Tensor, " batch_plus_1"]]
 
 
 def take_rows(x: Shaped[Tensor, "batch n *dims"], rows: Rows) -> Shaped[Tensor, "batch m *dims"]:
@@ -80,6 +82,27 @@ class Attention(nn.Module):
         dropout = self.attention_dropout if self.training else 0.0
         out = attention(q, k, v, key_lengths=key_lengths, dropout=dropout)
         return self.dropout(self.proj(out.transpose(1, 2).flatten(2)))
+
+    def packed(
+        self,
+        x: Float[Tensor, "total dim"],
+        cu_seqlens: Int[Tensor, " batch_plus_1"],
+        rows: PackedRows | None = None,
+    ) -> Float[Tensor, "m dim"]:
+        """The output at `rows` of a batch without padding."""
+        split = (-1, self.heads, x.shape[-1] // self.heads)
+        if rows is None:
+            q, k, v = self.qkv(x).unflatten(-1, (3, *split[1:])).unbind(1)
+            cu_rows = cu_seqlens
+        else:
+            index, cu_rows = rows
+            weight, bias, dim = self.qkv.weight, self.qkv.bias, x.shape[-1]
+            q_bias, kv_bias = (None, None) if bias is None else (bias[:dim], bias[dim:])
+            q = linear(x.index_select(0, index), weight[:dim], q_bias).view(split)
+            k, v = linear(x, weight[dim:], kv_bias).unflatten(-1, (2, *split[1:])).unbind(1)
+        dropout = self.attention_dropout if self.training else 0.0
+        out = attention_ragged(q, k, v, cu_rows, cu_seqlens, dropout=dropout)
+        return self.dropout(self.proj(out.flatten(1)))
 
     def _heads(
         self, x: Float[Tensor, "batch n parts*dim"], parts: int
@@ -180,6 +203,28 @@ class Block(nn.Module):
         """
         attended = self.attn(self.norm1(x), rows=rows, key_lengths=key_lengths)
         x = (x if rows is None else take_rows(x, rows)) + self.attn_ls(attended)
+        return x + self.mlp_ls(self.mlp(self.norm2(x)))
+
+    def packed(
+        self,
+        x: Float[Tensor, "total dim"],
+        cu_seqlens: Int[Tensor, " batch_plus_1"],
+        rows: PackedRows | None = None,
+    ) -> Float[Tensor, "m dim"]:
+        """The block on samples of unequal lengths, one after the other, without padding.
+
+        The same numbers as with padding and `key_lengths`, for the rows that are no padding.
+
+        Parameters
+        ----------
+        cu_seqlens
+            Sample b holds rows cu_seqlens[b] to cu_seqlens[b + 1]; best on the CPU.
+        rows
+            The only rows of `x` whose output is wanted, sample after sample, and where those of
+            each sample begin.
+        """
+        attended = self.attn.packed(self.norm1(x), cu_seqlens, rows)
+        x = (x if rows is None else x.index_select(0, rows[0])) + self.attn_ls(attended)
         return x + self.mlp_ls(self.mlp(self.norm2(x)))
 
 

@@ -32,11 +32,20 @@ def sincos_2d(
     dim: int,
     base: float = 10_000.0,
     dtype: torch.dtype = torch.float32,
+    *,
+    like: tuple[int, int] | None = None,
 ) -> Float[Tensor, "rows*columns dim"]:
     """Concatenated sine and cosine on a grid, row-major (MAE and I-JEPA's table).
 
     Quarters of the width, in order: sine and cosine of the column number, sine and cosine of the
     row number; frequencies base^(-i / (dim/4)). Computed in float64, returned as `dtype`.
+
+    Parameters
+    ----------
+    like
+        Rows and columns of another grid over the same image: the centres of the cells then have
+        the coordinates that they have there. A model trained on that grid can so be shown images
+        of other sizes.
 
     Raises
     ------
@@ -44,7 +53,13 @@ def sincos_2d(
         `dim` is not a multiple of 4.
     """
     _check_width(dim, 4)
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    sides = [
+        torch.arange(n)
+        if there in (None, n)
+        else (torch.arange(n).double() + 0.5) * there / n - 0.5
+        for n, there in zip((rows, columns), like or (None, None), strict=True)
+    ]
+    row, column = torch.meshgrid(*(side.double() for side in sides), indexing="ij")
     halves = [
         _angles(axis.flatten(), dim // 2, base).transpose(1, 2).flatten(1) for axis in (column, row)
     ]

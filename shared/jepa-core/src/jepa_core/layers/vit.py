@@ -82,11 +82,13 @@ class ViT(nn.Module):
             exactly the same result.
         key_lengths
             Number of valid tokens of each sample, registers not counted; what lies behind is
-            padding, and its output means nothing.
+            padding, and its output means nothing. On a CPU padding is left out of the work.
         keep_registers
             Return the registers too, in front.
         """
         registers = 0 if self.registers is None else self.registers.shape[1]
+        if key_lengths is not None and rows is None and not registers and _pays_to_pack(tokens):
+            return self._packed(tokens, key_lengths)
         x = tokens
         if self.registers is not None:
             x = torch.cat((self.registers.to(x.dtype).expand(len(x), -1, -1), x), 1)
@@ -100,3 +102,23 @@ class ViT(nn.Module):
             front = torch.arange(first, registers, device=rows.device).expand(len(rows), -1)
             wanted = torch.cat((front.to(rows.dtype), rows + registers), 1)
         return self.norm(self.blocks[-1](x, rows=wanted, key_lengths=key_lengths))
+
+    def _packed(
+        self, tokens: Float[Tensor, "batch n dim"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch n dim"]:
+        """Without padding on the way; zeros at it in the end."""
+        batch, n, dim = tokens.shape
+        valid = torch.arange(n, device=tokens.device) < lengths[:, None]
+        index = valid.flatten().nonzero()[:, 0]
+        ends = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
+        x = tokens.flatten(0, 1).index_select(0, index)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            x = block.packed(x, ends)
+        x = self.norm(x)
+        return x.new_zeros((batch * n, dim)).index_copy(0, index, x).unflatten(0, (batch, n))
+
+
+def _pays_to_pack(x: Tensor) -> bool:
+    """Packing reads lengths on the host, which on a GPU would wait for the device."""
+    return x.device.type == "cpu"
