@@ -243,6 +243,20 @@ def test_weights_that_are_not_finite_leave_the_record_alone() -> None:
     assert (state.largest_weights, state.erosion_step) == (2.0, -1)
 
 
+def test_tokens_that_are_alike_are_noticed_at_the_second_evaluation() -> None:
+    def seen(shares: list[float]) -> AlarmState:
+        state = AlarmState()
+        for step, share in enumerate(shares):
+            state = update(state, step, 1000, 1.0, 0.9, 10.0, share_sample=share)
+        return state
+
+    assert seen([0.997, 0.5, 0.997, 0.5]).alike_step == -1
+    assert seen([0.997, 0.998, 0.4]).alike_step == 1
+    assert seen([0.985] * 5).alike_step == -1
+    assert "tokens apart" in verdict(seen([0.997, 0.998])).advice
+    assert not verdict(seen([0.997, 0.998])).reason
+
+
 def test_notices_survive_json_and_go_on_from_there() -> None:
     state = noticed([5.0, 1.0, 2.0], [3.0, 2.0, 2.0])
     again = AlarmState.from_dict(json.loads(json.dumps(state.to_dict(), allow_nan=False)))

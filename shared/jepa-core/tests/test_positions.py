@@ -59,3 +59,14 @@ def test_widths_that_cannot_be_filled_are_refused() -> None:
         sincos_2d(2, 2, 10)
     with pytest.raises(ConfigError, match="width 7"):
         sincos_2d(2, 2, 7)
+
+
+def test_a_grid_like_another_has_its_coordinates_at_the_centres_of_its_cells() -> None:
+    """Four times as many cells over the same image: -1/4, 1/4, 3/4, ... in the coarse grid's."""
+    fine = sincos_2d(4, 6, 8, dtype=torch.float64, like=(2, 3)).unflatten(0, (4, 6))
+    for row in range(4):
+        for column in range(6):
+            y, x = (row + 0.5) / 2 - 0.5, (column + 0.5) / 2 - 0.5
+            expected = [f(c * w) for c in (x, y) for f in (math.sin, math.cos) for w in (1, 0.01)]
+            assert fine[row, column].tolist() == pytest.approx(expected, abs=1e-15)
+    assert torch.equal(sincos_2d(3, 5, 16, like=(3, 5)), sincos_2d(3, 5, 16))

@@ -20,6 +20,7 @@ RANK_PATIENCE = 3
 RELAPSE = 1.2  # times the least that was ever left unexplained
 EROSION = 0.8  # of the largest norm the weights had
 MARGIN = 0.05  # of the run, before the alarm, that no checkpoint is taken from
+ALIKE = 0.99  # of the features' variance that all tokens of a sample share
 OVERRULES = 0.9  # share of what is left unexplained below which a checkpoint overrules a warning
 
 
@@ -45,6 +46,8 @@ class AlarmState:
     largest_weights: float | None = None
     eroded: int = 0
     erosion_step: int = -1
+    alike: int = 0
+    alike_step: int = -1
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,6 +69,7 @@ class Verdict:
     advice: str
     relapse_step: int = -1
     erosion_step: int = -1
+    alike_step: int = -1
 
 
 def update(
@@ -76,6 +80,7 @@ def update(
     unexplained: float,
     rank: float,
     weights: float = math.nan,
+    share_sample: float = math.nan,
 ) -> AlarmState:
     """The state after one more evaluation.
 
@@ -89,6 +94,8 @@ def update(
         As in `jepa_core.health.quantities`.
     weights
         Norm of all weight matrices of the online encoder; NaN = not measured.
+    share_sample
+        As in `jepa_core.health.quantities`; NaN = not measured.
     """
     finite = math.isfinite(signal) and math.isfinite(unexplained)
     first = signal if state.first_signal is None and math.isfinite(signal) else state.first_signal
@@ -130,6 +137,7 @@ def update(
         relapsed=state.relapsed + 1 if relapsed else 0,
         largest_weights=largest,
         eroded=state.eroded + 1 if eroded else 0,
+        alike=state.alike + 1 if share_sample > ALIKE else 0,
     )
     reason: Reason = ""
     if not finite:
@@ -146,6 +154,8 @@ def update(
         state = replace(state, relapse_step=step)
     if state.eroded >= PATIENCE and state.erosion_step < 0:
         state = replace(state, erosion_step=step)
+    if state.alike >= PATIENCE and state.alike_step < 0:
+        state = replace(state, alike_step=step)
     return state
 
 
@@ -173,6 +183,8 @@ def verdict(state: AlarmState) -> Verdict:
         advice = ADVICE["relapse"]
     elif state.warning_step >= 0:
         advice = ADVICE["rank falling"]
+    elif state.alike_step >= 0:
+        advice = ADVICE["alike"]
     else:
         advice = ADVICE[note]
     return Verdict(
@@ -183,6 +195,7 @@ def verdict(state: AlarmState) -> Verdict:
         advice,
         state.relapse_step,
         state.erosion_step,
+        state.alike_step,
     )
 
 
@@ -206,6 +219,7 @@ ADVICE = {
         "see what changed shortly before: learning rate, data, whether the target encoder is kept "
         "out of the gradient"
     ),
+    "alike": "predict targets that keep what tells a sample's tokens apart",
     "not learning yet": "hide less, train longer, change the learning rate",
 }
 

@@ -77,6 +77,9 @@ def _verdict(found: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
     elif warning is not None:
         level = "warning"
         headline = f"Warning at step {warning:,}. The features use fewer and fewer directions."
+    elif (alike := _step(found, "alike_step")) is not None:
+        level = "warning"
+        headline = f"Warning at step {alike:,}. The targets of a sample's tokens are nearly alike."
     elif note:
         level, headline = "note", f"{note[:1].upper()}{note[1:]}."
     elif looks:

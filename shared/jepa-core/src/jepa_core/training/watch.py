@@ -26,6 +26,8 @@ from jepa_core.health.alarm import ADVICE
 # Looks at the health over a run, beside the one at step 0.
 _LOOKS = 50
 
+# What the alarm reads of a look.
+_READ = ("signal", "unexplained", "rank", "weights", "share_sample")
 _SCORES = ("unexplained", "snr")
 
 _NAMES = {
@@ -76,14 +78,12 @@ class Watch:
         norm = nn.utils.get_total_norm(matrices)
         values["weights"] = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
         self._last = (step, values)
-        self._update(
-            step, values["signal"], values["unexplained"], values["rank"], values["weights"]
-        )
+        self._update(step, **{name: values[name] for name in _READ})
         return values
 
     def lost(self, step: int) -> None:
         """Say that the loss is not finite: the features need no look."""
-        self._update(step, math.nan, math.nan, math.nan)
+        self._update(step, signal=math.nan, unexplained=math.nan, rank=math.nan)
 
     def saved(self, step: int) -> None:
         """Say that a checkpoint is being saved, which may be chosen if it was looked at."""
@@ -109,6 +109,9 @@ class Watch:
         if now.erosion_step >= 0 > before.erosion_step:
             shrinking = "the weights shrink"
             lines.append(f"notice at step {now.erosion_step}: {shrinking}; {ADVICE['erosion']}")
+        if now.alike_step >= 0 > before.alike_step:
+            alike = "the tokens of a sample are alike, the target says little of each"
+            lines.append(f"notice at step {now.alike_step}: {alike}; {ADVICE['alike']}")
         if now.relapse_step >= 0 > before.relapse_step:
             less = "less is explained than before"
             lines.append(f"notice at step {now.relapse_step}: {less}; {ADVICE['relapse']}")
@@ -148,15 +151,8 @@ class Watch:
             for c in data["candidates"]
         ]
 
-    def _update(
-        self,
-        step: int,
-        signal: float,
-        unexplained: float,
-        rank: float,
-        weights: float = math.nan,
-    ) -> None:
-        self.state = update(self.state, step, self.total, signal, unexplained, rank, weights)
+    def _update(self, step: int, **values: float) -> None:
+        self.state = update(self.state, step, self.total, **values)
 
     def _among(self, steps: Iterable[int]) -> list[Candidate]:
         there = set(steps)
