@@ -20,6 +20,7 @@ FLOORS = (
     ("tokens", "attention", "losses", "ema", "schedules", "optim", "domain"),
     ("masking", "layers"),
     ("run", "hub", "download"),
+    ("jobs",),
     ("health",),
     ("training",),
     ("report",),

@@ -108,14 +108,6 @@ def test_the_demo_leaves_a_report_and_an_encoder_that_loads(
     assert embedding.shape == (16,)
 
 
-def test_a_demo_never_writes_over_another(tmp_path: Path) -> None:
-    first = tmp_path / "ecg-demo"
-    assert demo.next_free(first) == first
-    first.mkdir()
-    (tmp_path / "ecg-demo-2").mkdir()
-    assert demo.next_free(first) == tmp_path / "ecg-demo-3"
-
-
 def test_the_reproduction_compares_every_arm_on_the_real_records(
     data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from jepa_core.config import read_json
-from jepa_core.errors import ConfigError, RunError
+from jepa_core.errors import ConfigError
 from jepa_core.report.table import Table
 from jepa_core.run import Run
 from jepa_linear.experiments import demo, digits, matrices, natural, reproduce, theory
 from jepa_linear.experiments.digits import Setting
 from jepa_linear.figures import save
-from jepa_linear.report import fill_readme
 
 
 @pytest.fixture
@@ -152,17 +151,6 @@ def test_the_reproduction_writes_its_tables_into_a_readme(tmp_path, monkeypatch,
 def test_fewer_than_three_seeds_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="three or more"):
         reproduce.Reproduce(out=tmp_path / "r", seeds=(0, 1))()
-
-
-@pytest.mark.parametrize(
-    "page", ["", "<!-- reproduce:begin -->", "<!-- reproduce:end --><!-- reproduce:begin -->"]
-)
-def test_a_readme_without_markers_is_left_as_it_is(tmp_path, page):
-    path = tmp_path / "README.md"
-    path.write_text(page)
-    with pytest.raises(RunError, match="put them in"):
-        fill_readme(path, "x")
-    assert path.read_text() == page
 
 
 def test_a_picture_keeps_its_arrays(run):

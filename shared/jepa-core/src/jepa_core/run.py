@@ -236,6 +236,15 @@ class Run:
             (self.path / name).unlink(missing_ok=True)
 
 
+def next_free(path: Path) -> Path:
+    """The path, or the first of path-2, path-3, ... that does not exist."""
+    number, place = 1, path
+    while place.exists():
+        number += 1
+        place = path.with_name(f"{path.name}-{number}")
+    return place
+
+
 def must_equal(old: Mapping[str, Any], new: Mapping[str, Any], *, where: object) -> None:
     """Raise unless two configs agree on all but `MAY_CHANGE`.
 

@@ -13,7 +13,7 @@ from jepa_core.config import to_dict
 from jepa_core.evaluation.intervals import paired
 from jepa_core.report import pictures
 from jepa_core.report.figures import embedding_map
-from jepa_core.run import Run
+from jepa_core.run import Run, next_free
 from jepa_ecg import inference
 from jepa_ecg.baselines import log_band_powers, raw_statistics, rhythm_features
 from jepa_ecg.experiments.comparison import (
@@ -97,16 +97,6 @@ class Demo:
             "Embeddings of the labelled records, coloured by their rarest finding, first seed.",
         )
         print(f"report: {write_report(run)}")
-
-
-def next_free(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, ... that does not exist."""
-    number = 1
-    place = path
-    while place.exists():
-        number += 1
-        place = path.with_name(f"{path.name}-{number}")
-    return place
 
 
 def generated(

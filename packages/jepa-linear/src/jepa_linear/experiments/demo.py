@@ -10,7 +10,7 @@ import numpy as np
 
 from jepa_core.config import Range, check, to_dict
 from jepa_core.report import Table
-from jepa_core.run import Run
+from jepa_core.run import Run, next_free
 from jepa_linear.analysis import Analysis, analyse
 from jepa_linear.data.views import paired
 from jepa_linear.experiments import matrices, theory
@@ -19,7 +19,7 @@ from jepa_linear.presets import AnalysisConfig
 from jepa_linear.report import write_report, write_summary
 from jepa_linear.simulate import Simulation
 from jepa_linear.verbs.analyse import save, simulated
-from jepa_linear.verbs.source import next_free, run_record
+from jepa_linear.verbs.source import run_record
 from jepa_linear.verdict import advice, trust
 
 # Three latent signals of equal covariance: memory, variance of the signal, variance of the noise.

@@ -12,12 +12,13 @@ from jepa_core.config import check, to_dict
 from jepa_core.errors import ConfigError
 from jepa_core.evaluation.intervals import paired
 from jepa_core.report import Table
+from jepa_core.report.readme import fill_readme
 from jepa_core.run import Run
 from jepa_linear.experiments import digits, natural, theory
 from jepa_linear.experiments.digits import CONTROLS, PREDICTABLE, Curve, Seed, Setting
 from jepa_linear.figures import save
 from jepa_linear.panels import digits_figure
-from jepa_linear.report import fill_readme, write_report, write_summary
+from jepa_linear.report import write_report, write_summary
 from jepa_linear.verbs.source import run_record
 
 _ARMS = ("JEPA", "MAE")

@@ -10,7 +10,7 @@ import tyro
 
 from jepa_core.config import Range, check, to_dict
 from jepa_core.errors import ConfigError
-from jepa_core.run import Run, write_json
+from jepa_core.run import Run, next_free, write_json
 from jepa_linear.analysis import Analysis, analyse
 from jepa_linear.modal import modes
 from jepa_linear.pictures import main_order, save_pictures
@@ -25,7 +25,7 @@ from jepa_linear.tables import (
     summary_table,
     to_json,
 )
-from jepa_linear.verbs.source import Reading, next_free, run_record
+from jepa_linear.verbs.source import Reading, run_record
 from jepa_linear.verdict import summary
 
 _ON_SCREEN, _IN_REPORT = 12, 40

@@ -10,12 +10,12 @@ import numpy as np
 
 from jepa_core.config import Range, check, to_dict
 from jepa_core.report import Table
-from jepa_core.run import Run
+from jepa_core.run import Run, next_free
 from jepa_linear.figures import save
 from jepa_linear.panels import PHASES, phase_figure
 from jepa_linear.report import write_report, write_summary
 from jepa_linear.sweep import phase_diagram
-from jepa_linear.verbs.source import next_free, run_record
+from jepa_linear.verbs.source import run_record
 
 
 @dataclass(frozen=True)

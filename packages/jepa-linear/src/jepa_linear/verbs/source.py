@@ -80,13 +80,3 @@ def run_record(verb: str, config: dict[str, Any]) -> dict[str, Any]:
         "command": shlex.join(["jepa", *sys.argv[1:]]),
         "config": {key: value for key, value in config.items() if key not in places},
     }
-
-
-def next_free(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, ... that does not exist."""
-    number = 1
-    place = path
-    while place.exists():
-        number += 1
-        place = path.with_name(f"{path.name}-{number}")
-    return place
