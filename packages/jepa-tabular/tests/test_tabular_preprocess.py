@@ -23,9 +23,9 @@ from sklearn.utils.estimator_checks import (
     check_transformer_get_feature_names_out_pandas,
 )
 
-from jepa_core.errors import DataError
+from jepa_core.errors import ConfigError, DataError
 from jepa_tabular import preprocess
-from jepa_tabular.columns import kinds
+from jepa_tabular.columns import kinds, kinds_besides
 from jepa_tabular.levels import Levels
 from jepa_tabular.preprocess import TablePreprocessor
 from jepa_tabular.presets import ColumnsConfig
@@ -236,6 +236,18 @@ def test_kinds_follow_the_types_of_the_columns(mixed):
 def test_categorical_columns_may_be_named_numbered_masked_or_computed(choice, mixed):
     fitted = TablePreprocessor(categorical_features=choice).fit(mixed)
     assert fitted.shape_.categorical == (1, 2, 3, 5)
+
+
+def test_columns_named_besides_the_others_leave_these_their_kinds(mixed):
+    assert kinds_besides(mixed, ()) == kinds(mixed)
+    found = kinds_besides(mixed, ["count", "colour"])
+    assert found == ("numerical", *["categorical"] * 3, "datetime", "categorical")
+    zips = pd.DataFrame({"zip": ["01234", "1,000", "77"], "size": [1.0, 2.0, 3.0]})
+    assert kinds_besides(zips, ["zip"]) == ("categorical", "numerical")
+    with pytest.raises(DataError, match="numbers as text"):
+        kinds_besides(zips, ["size"])
+    with pytest.raises(ConfigError, match="names 'age', which is no column"):
+        kinds_besides(mixed, ["age"])
 
 
 def test_a_bool_column_left_out_of_an_explicit_choice_is_a_number(mixed):

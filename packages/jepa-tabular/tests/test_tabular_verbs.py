@@ -16,6 +16,7 @@ import pytest
 from jepa_core import cli
 from jepa_core.evaluation.intervals import bootstrap
 from jepa_core.run import Run
+from jepa_tabular.data.corpus import TableCorpus
 from jepa_tabular.evaluation import represented
 from jepa_tabular.inference import load
 from jepa_tabular.presets import PRETRAIN, TableShape
@@ -184,6 +185,26 @@ def test_info_takes_a_shape_or_a_table(jepa, table):
     assert said["table"]["columns"] == 5
     assert said["table"]["categorical"] == [1]
     assert said["table"]["cardinalities"] == [4]
+
+
+def test_columns_named_categorical_are_so_besides_those_of_text(jepa, tmp_path, table):
+    """In every verb: `data check` and `data build` as `info` and `pretrain`."""
+    path = tmp_path / "t.csv"
+    frame = pd.read_csv(table)
+    frame["zip"] = np.arange(len(frame)) % 7
+    frame.to_csv(path, index=False)
+    named = ["--label", "bought", "--categorical", "zip"]
+    said = json.loads(jepa("info", "--data", path, *named, "--ignore", "id", "--json").out)
+    assert said["table"]["categorical"] == [1, 5]
+    said = " ".join(jepa("data", "check", path, *named, "--drop", "id").out.split())
+    for line in ("city categorical", "zip categorical", "d numerical"):
+        assert line in said
+    build = ["data", "build", path, *named, "--drop", "id", "--out", tmp_path / "corpus"]
+    assert jepa(*build).code == 0
+    assert TableCorpus(tmp_path / "corpus").table_shape.categorical == (1, 5)
+    run = ["pretrain", "--data", path, *named, "--ignore", "id", "--out", tmp_path / "run"]
+    assert jepa(*run, *TINY, *STEPS).code == 0
+    assert load(tmp_path / "run").preprocessor.shape_.categorical == (1, 5)
 
 
 def test_info_shows_every_number(jepa):

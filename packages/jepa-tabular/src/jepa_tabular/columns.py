@@ -168,6 +168,25 @@ def kinds(frame: pd.DataFrame, categorical_features: Choice = "auto") -> tuple[K
     )
 
 
+def kinds_besides(frame: pd.DataFrame, categorical: Sequence[str]) -> tuple[Kind, ...]:
+    """Kind of each column: these are categories, the others what their values say.
+
+    A command's way: who names a column of codes has not forgotten that text is no number.
+
+    Raises
+    ------
+    DataError
+        As `kinds`, of the others.
+    ConfigError
+        A name is no column.
+    """
+    if unknown := [name for name in categorical if name not in frame.columns]:
+        raise ConfigError(f"categorical names {unknown[0]!r}, which is no column of the features")
+    others = frame.drop(columns=list(categorical))
+    found = dict(zip(others.columns, kinds(others), strict=True))
+    return tuple(found.get(name, "categorical") for name in frame.columns)
+
+
 def _mask(frame: pd.DataFrame, names: tuple[str, ...], choice: Any) -> Bool[np.ndarray, "columns"]:
     if callable(choice):
         choice = choice(frame)

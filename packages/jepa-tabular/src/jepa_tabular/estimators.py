@@ -35,7 +35,7 @@ from jepa_tabular.downstream import (
 from jepa_tabular.downstream.nets import DownstreamNet, build
 from jepa_tabular.downstream.train import FittedHead, fit_head
 from jepa_tabular.finetune import Labelled, features, fit_frozen, tune
-from jepa_tabular.heads import LinearHead, fit_classifier, fit_regressor, moments
+from jepa_tabular.heads import LinearHead, Scale, fit_classifier, fit_regressor
 from jepa_tabular.inference import PretrainedTable, load, parts, save
 from jepa_tabular.targets import check_y, warn_leaks
 from jepa_tabular.transformer import (
@@ -238,7 +238,7 @@ class _Predictor(BaseEstimator):
             if more is not None:
                 # The scale of a feature needs no label, and few labelled rows give a poor one.
                 every = [features(encoder, part, self.device) for part in (rows, more)]
-                fit = partial(fit, scale=moments(np.concatenate(every)))
+                fit = partial(fit, scale=Scale.of(np.concatenate(every)))
             if self.freeze:
                 head = fit_frozen(encoder, fit, rows, device=self.device)
             else:

@@ -275,8 +275,7 @@ def compare_features(
     """Scores of every input under every readout with every number of labels.
 
     A number of labels that the training rows do not exceed is left out. Logistic regression and
-    the network are read with all labels only. The linear readout takes the scale of features from
-    all training rows, however few of them have labels.
+    the network are read with all labels only.
 
     Parameters
     ----------
@@ -289,8 +288,7 @@ def compare_features(
     truth = target.take(scored)
     scores = []
     for one in inputs:
-        for name, given in (one.readouts or asked).items():
-            readout = read.linear_scaled_by(one.x[train]) if given is read.linear else given
+        for name, readout in (one.readouts or asked).items():
             for budget in budgets if name in _EVERY_BUDGET else _ALL:
                 found = [
                     read.score(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
@@ -14,10 +15,32 @@ from jepa_core.evaluation.linear import PENALTIES, logistic, ridge
 # Standard deviations at which features are cut, so that no single row bends the map.
 CLIP = 6.0
 
-# What varies a millionth as much as the feature that varies most is rounding.
+# What varies by a millionth of its mean is rounding, not to be blown up to unit variance.
 _DEAD = 1e-6
 
 _HELD_OUT, _FEWEST = 0.2, 50
+
+
+class Scale(NamedTuple):
+    """Standardised and cut: clip((z - mean) / std, -6, 6).
+
+    Parameters
+    ----------
+    mean, std
+        Of each feature; an infinite `std` where it does not vary.
+    """
+
+    mean: Float64[np.ndarray, " dim"]
+    std: Float64[np.ndarray, " dim"]
+
+    @classmethod
+    def of(cls, z: Float[np.ndarray, "rows dim"]) -> Scale:
+        """The scale of these rows."""
+        mean, std = z.mean(0, dtype=np.float64), z.std(0, dtype=np.float64)
+        return cls(mean, np.where(std > _DEAD * np.abs(mean) + 1e-12, std, np.inf))
+
+    def __call__(self, z: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows dim"]:
+        return ((np.asarray(z, np.float64) - self.mean) / self.std).clip(-CLIP, CLIP)
 
 
 @dataclass(frozen=True)
@@ -39,7 +62,7 @@ class LinearHead:
 
     def scores(self, z: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows outputs"]:
         """Log-odds of the classes, or values."""
-        return _standardised(z, self.mean, self.std) @ self.weight + self.intercept
+        return Scale(self.mean, self.std)(z) @ self.weight + self.intercept
 
     def arrays(self) -> dict[str, Float64[np.ndarray, "..."]]:
         """To be saved."""
@@ -56,16 +79,13 @@ class LinearHead:
         return cls(*(arrays[name] for name in ("mean", "std", "weight", "intercept")))
 
 
-Moments = tuple[Float64[np.ndarray, " dim"], Float64[np.ndarray, " dim"]]
-
-
 def fit_classifier(
     z: Float[np.ndarray, "rows dim"],
     y: Int64[np.ndarray, " rows"],
     classes: int,
     *,
     seed: int = 0,
-    scale: Moments | None = None,
+    scale: Scale | None = None,
 ) -> LinearHead:
     """Logistic regression; its penalty by log loss on a fifth of the rows held out.
 
@@ -74,26 +94,26 @@ def fit_classifier(
     Parameters
     ----------
     scale
-        `moments` of more rows than have labels; None takes those of `z`.
+        That of more rows than have labels; None takes that of `z`.
     """
-    mean, std = moments(z) if scale is None else scale
-    features = _standardised(z, mean, std)
+    scale = Scale.of(z) if scale is None else scale
+    features = scale(z)
     strength = _penalty(features, y, classes, seed) if len(y) >= _FEWEST else 1.0
     probe = logistic(features, y, classes=classes, C=strength, standardise=False)
     # The probe centres once more what clipping has moved.
-    return LinearHead(mean, std, probe.weight, probe.intercept - probe.mean @ probe.weight)
+    return LinearHead(*scale, probe.weight, probe.intercept - probe.mean @ probe.weight)
 
 
 def fit_regressor(
     z: Float[np.ndarray, "rows dim"],
     y: Float64[np.ndarray, " rows"],
     *,
-    scale: Moments | None = None,
+    scale: Scale | None = None,
 ) -> LinearHead:
     """Ridge regression; its penalty by generalised cross-validation. `scale` as above."""
-    mean, std = moments(z) if scale is None else scale
-    probe = ridge(_standardised(z, mean, std), y[:, None], standardise=False)
-    return LinearHead(mean, std, probe.weight, probe.intercept - probe.mean @ probe.weight)
+    scale = Scale.of(z) if scale is None else scale
+    probe = ridge(scale(z), y[:, None], standardise=False)
+    return LinearHead(*scale, probe.weight, probe.intercept - probe.mean @ probe.weight)
 
 
 def held_out(rows: int, seed: int, share: float = _HELD_OUT) -> tuple[np.ndarray, np.ndarray]:
@@ -125,13 +145,3 @@ def _penalty(features: np.ndarray, y: np.ndarray, classes: int, seed: int) -> fl
         elif (worse := worse + 1) == 2:
             break
     return found
-
-
-def moments(z: Float[np.ndarray, "rows dim"]) -> Moments:
-    """Mean and standard deviation of each feature; infinite where it does not vary."""
-    mean, std = z.mean(0, dtype=np.float64), z.std(0, dtype=np.float64)
-    return mean, np.where(std <= _DEAD * std.max(initial=0), np.inf, std)
-
-
-def _standardised(z: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    return ((np.asarray(z, np.float64) - mean) / std).clip(-CLIP, CLIP)

@@ -30,7 +30,7 @@ COMPARISONS = (
 )
 _TITLES = {"rmse": "RMSE", "accuracy": "accuracy", "r2": "R2"}
 
-# A difference counts when at least this share of the pairs agree and the mean is no smaller.
+# A difference counts when at least this share of the seeds agree and the mean is no smaller.
 _AGREE, _LEAST = 0.75, 0.002
 
 
@@ -119,6 +119,20 @@ class Evaluation:
             return None
         return paired(first, second)
 
+    def gain(
+        self,
+        name: str,
+        other: str,
+        readout: str,
+        labels: Iterable[Budget] | None = None,
+        metric: str = "r2",
+    ) -> Paired | None:
+        """`difference`, the mean over these numbers of labels or all, seed by seed."""
+        counts = self.labels if labels is None else labels
+        pairs = [self.difference(name, other, readout, n, metric) for n in counts]
+        found = [pair.differences for pair in pairs if pair]
+        return paired(np.mean(found, axis=0), np.zeros(len(found[0]))) if found else None
+
     @property
     def collapsed(self) -> bool:
         """Whether a seed kept less than 5 % of its twin's row variance."""
@@ -203,56 +217,54 @@ def mean_and_spread(values: Sequence[float]) -> str | None:
     return f"{np.mean(values):.3f}{spread}"
 
 
-@dataclass(frozen=True)
-class _Standing:
-    """How often and by how much one input is ahead of another."""
-
-    differences: tuple[float, ...]
-
-    @property
-    def word(self) -> str:
-        found = np.array(self.differences)
-        ahead = (found > 0).mean()
-        if abs(found.mean()) >= _LEAST and ahead >= _AGREE:
-            return "beats"
-        if abs(found.mean()) >= _LEAST and ahead <= 1 - _AGREE:
-            return "loses to"
-        return "is level with"
-
-    def __str__(self) -> str:
-        found = np.array(self.differences)
-        return f"R2 {found.mean():+.3f}, ahead in {(found > 0).sum()} of {len(found)} pairs"
+def standing(found: Paired | None) -> str:
+    """ahead of, behind or level with: three quarters of the seeds agree on a mean that counts."""
+    if found is None or abs(found.mean) < _LEAST:
+        return "level with"
+    ahead = float(np.mean(np.array(found.differences) > 0))
+    return "ahead of" if ahead >= _AGREE else "behind" if ahead <= 1 - _AGREE else "level with"
 
 
+_VERBS = {"ahead of": "beats", "behind": "loses to", "level with": "is level with"}
 _CONCLUSION = {
-    ("beats", "beats"): "pre-training pays here",
-    ("beats", "is level with"): "the untrained network gains as much over the columns",
-    ("beats", "loses to"): "the gain over the columns is the untrained network's, and pre-training "
+    ("ahead of", "ahead of"): "pre-training pays here",
+    ("ahead of", "level with"): "the untrained network gains as much over the columns",
+    (
+        "ahead of",
+        "behind",
+    ): "the gain over the columns is the untrained network's, and pre-training "
     "takes some of it away",
-    ("is level with", "beats"): "pre-training helps the network, but the columns serve as well",
-    ("loses to", "beats"): "pre-training helps the network, but the columns serve better",
-    ("is level with", "is level with"): "pre-training does not pay here",
-    ("is level with", "loses to"): "pre-training does not pay here",
-    ("loses to", "is level with"): "the columns serve better",
-    ("loses to", "loses to"): "the columns serve better",
+    ("level with", "ahead of"): "pre-training helps the network, but the columns serve as well",
+    ("behind", "ahead of"): "pre-training helps the network, but the columns serve better",
+    ("level with", "level with"): "pre-training does not pay here",
+    ("level with", "behind"): "pre-training does not pay here",
+    ("behind", "level with"): "the columns serve better",
+    ("behind", "behind"): "the columns serve better",
 }
 
 
 def _verdict(found: Evaluation) -> str:
     readout = "linear" if "linear" in found.readouts else found.readouts[0]
-    over_raw = _standing(found, RAW, readout, found.labels)
-    over_twin = _standing(found, TWIN, readout, found.labels)
-    raw, twin = over_raw.word, over_twin.word
+    gains = [found.gain(TJEPA, other, readout) for other in (RAW, TWIN)]
+    raw, twin = map(standing, gains)
+    over_raw, over_twin = map(_seeds, gains)
     link = "and" if raw == twin else "but"
     main = (
-        f"Under a {readout} readout T-JEPA {raw} the raw columns ({over_raw}) {link} {twin} its "
-        f"untrained twin ({over_twin}): {_CONCLUSION[raw, twin]}"
+        f"Under a {readout} readout T-JEPA {_VERBS[raw]} the raw columns{over_raw} {link} "
+        f"{_VERBS[twin]} its untrained twin{over_twin}: {_CONCLUSION[raw, twin]}"
     )
     parts = [main]
-    if len(found.labels) > 1 and twin != "beats":
-        where = [n for n in found.labels if _standing(found, TWIN, readout, [n]).word == "beats"]
-        if where:
+    if len(found.labels) > 1:
+        alone = {
+            other: {n: standing(found.gain(TJEPA, other, readout, [n])) for n in found.labels}
+            for other in (RAW, TWIN)
+        }
+        where = [n for n, word in alone[TWIN].items() if word == "ahead of"]
+        if where and twin != "ahead of":
             parts.append(f"it beats the twin with {_listed(where)} only")
+        where = [n for n, word in alone[RAW].items() if word == "behind"]
+        if where and raw != "behind":
+            parts.append(f"the columns are ahead with {_listed(where)}")
     parts += _against_trees(found, readout)
     if found.collapsed:
         parts.append("the representation collapsed: less than 5 % of the row variance is left")
@@ -261,11 +273,11 @@ def _verdict(found: Evaluation) -> str:
     return "; ".join(parts) + "."
 
 
-def _standing(
-    found: Evaluation, other: str, readout: str, labels: Iterable[Budget], name: str = TJEPA
-) -> _Standing:
-    pairs = [found.difference(name, other, readout, n) for n in labels]
-    return _Standing(tuple(d for pair in pairs if pair for d in pair.differences) or (0.0,))
+def _seeds(found: Paired | None) -> str:
+    if found is None:
+        return ""
+    ahead = sum(one > 0 for one in found.differences)
+    return f" (R2 {found.mean:+.3f}, ahead with {ahead} of {len(found.differences)} seeds)"
 
 
 def _against_trees(found: Evaluation, readout: str) -> list[str]:
@@ -276,7 +288,7 @@ def _against_trees(found: Evaluation, readout: str) -> list[str]:
         n
         for n in scored
         if all(
-            _standing(found, TREES, readout, [n], name).word == "loses to"
+            standing(found.gain(name, TREES, readout, [n])) == "behind"
             for name in (TJEPA, RAW_TJEPA)
             if found.difference(name, TREES, readout, n)
         )

@@ -26,8 +26,7 @@ from jepa_core.config import Range, check, read_json, to_dict
 from jepa_core.errors import DataError, Interrupted, JepaError, RunError
 from jepa_core.progress import Progress
 from jepa_core.run import fsync, must_equal, write_json
-from jepa_tabular.columns import Kind
-from jepa_tabular.columns import kinds as kinds_of
+from jepa_tabular.columns import Kind, kinds_besides
 from jepa_tabular.data.chunks import Chunk, read_chunks, read_types, sound
 from jepa_tabular.data.corpus import FORMAT, is_corpus
 from jepa_tabular.data.files import require_columns
@@ -174,12 +173,8 @@ class _Build:
         named = [*(name for name in extra if name is not None), *config.drop, *config.categorical]
         require_columns(named, names, paths[0])
         self.features = [name for name in names if name not in extra and name not in config.drop]
-        wanted = [name for name in config.categorical if name in self.features]
         found = self._kinds(first[self.features])
-        self.kinds: dict[str, Kind] = {
-            name: "categorical" if name in wanted else kind
-            for name, kind in zip(self.features, found, strict=True)
-        }
+        self.kinds: dict[str, Kind] = dict(zip(self.features, found, strict=True))
         self.labels: Labels | None = None
         if config.label is not None:
             whole = self.types is not None and pyarrow.types.is_integer(self.types[config.label])
@@ -188,15 +183,13 @@ class _Build:
             self.types = self._storage(self.types)
 
     def _kinds(self, frame: pd.DataFrame) -> Sequence[Kind]:
-        categorical = [name for name in self.config.categorical if name in frame.columns]
         try:
-            others = frame.drop(columns=categorical)
-            found = dict(zip(others.columns, kinds_of(others), strict=True))
+            named = [name for name in self.config.categorical if name in frame.columns]
+            return kinds_besides(frame, named)
         except DataError as error:
             where = f"{self.paths[0]}, {error.where}"
             remedy = f"{error.remedy}; or name it with --categorical or --drop"
             raise DataError(error.what, where=where, remedy=remedy) from None
-        return [found.get(name, "categorical") for name in frame.columns]
 
     def _storage(self, types: dict[str, pyarrow.DataType]) -> dict[str, pyarrow.DataType]:
         """Types that hold for all rows: the first ones may be whole numbers by chance."""

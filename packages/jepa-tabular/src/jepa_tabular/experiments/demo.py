@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from jepa_core.config import to_dict
 from jepa_core.evaluation.linear import ridge
 from jepa_core.evaluation.metrics import r2
+from jepa_core.jobs import run_jobs
 from jepa_core.report import pictures
 from jepa_core.report.figures import bars_with_intervals, curves, embedding_map
 from jepa_core.report.table import Cell, Table
-from jepa_core.run import Run
+from jepa_core.run import Run, next_free
 from jepa_core.training.interrupt import saying
 from jepa_tabular import inference
 from jepa_tabular import readouts as read
@@ -29,12 +30,10 @@ from jepa_tabular.experiments.comparison import (
     LabelledTable,
     Parts,
     evaluation,
-    run_jobs,
     scores_to_json,
     trained,
 )
 from jepa_tabular.experiments.findings import (
-    gain,
     health_warnings,
     history_series,
     last_health,
@@ -161,16 +160,6 @@ class Demo:
         }
         for name, (figure, caption) in figures.items():
             pictures.save(figure, run.figures / f"{name}.png", caption)
-
-
-def next_free(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, ... that does not exist."""
-    number = 1
-    place = path
-    while place.exists():
-        number += 1
-        place = path.with_name(f"{path.name}-{number}")
-    return place
 
 
 def generated() -> LabelledTable:
@@ -324,7 +313,7 @@ def summary(
 
 def gain_cell(found: Evaluation, name: str, other: str) -> str:
     """Mean gain under a linear readout, over all numbers of labels, and how many seeds agree."""
-    one = gain(found, name, other, "linear")
+    one = found.gain(name, other, "linear")
     assert one is not None
     ahead = sum(difference > 0 for difference in one.differences)
     return f"{one.mean:+.3f} ({ahead} of {len(one.differences)})"

@@ -8,38 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jepa_core.evaluation.intervals import Paired, paired
 from jepa_core.report.figures import MARKERS, PALETTE, style
 from jepa_tabular.analysis import FAIL, WARN
-from jepa_tabular.results import TJEPA, TREES, Evaluation
+from jepa_tabular.results import TJEPA, TREES, Evaluation, standing
 
 # A predictor that leaves more than this of its targets' variance has learned next to nothing.
 UNEXPLAINED = 0.9
-
-# A difference counts when at least this share of the seeds agree and the mean is no smaller.
-_AGREE, _LEAST = 0.75, 0.002
-
-
-def gain(
-    found: Evaluation, name: str, other: str, readout: str, *, metric: str = "r2"
-) -> Paired | None:
-    """One input minus another, the mean over all numbers of labels, seed by seed."""
-    both = [
-        [found.values(one, readout, labels, metric) for labels in found.labels]
-        for one in (name, other)
-    ]
-    first, second = ([values for values in one if values] for one in both)
-    if not first or len(first) != len(second):
-        return None
-    return paired(np.mean(first, axis=0), np.mean(second, axis=0))
-
-
-def standing(found: Paired | None) -> str:
-    """ahead of, behind or level with: three quarters of the seeds agree on a mean that counts."""
-    if found is None or abs(found.mean) < _LEAST:
-        return "level with"
-    ahead = float(np.mean(np.array(found.differences) > 0))
-    return "ahead of" if ahead >= _AGREE else "behind" if ahead <= 1 - _AGREE else "level with"
 
 
 def standings(
@@ -49,7 +23,7 @@ def standings(
     in R2."""
     found: dict[str, list[str]] = {"ahead of": [], "level with": [], "behind": []}
     for table, one in evaluations.items():
-        difference = gain(one, name, other, readout)
+        difference = one.gain(name, other, readout)
         if difference is not None:
             found[standing(difference)].append(f"{table} ({difference.mean:+.3f})")
     return found

@@ -9,10 +9,11 @@ import numpy as np
 
 from jepa_core.evaluation.intervals import Paired, paired
 from jepa_core.report.table import Cell, Table
-from jepa_tabular.experiments.findings import listed, standing
+from jepa_tabular.experiments.findings import listed
 from jepa_tabular.experiments.lever_list import BASE, LEVERS, REPRESENTATIONS
 from jepa_tabular.experiments.reproduce import LABELS
 from jepa_tabular.presets import PretrainConfig
+from jepa_tabular.results import standing
 
 
 def levers_table(

@@ -21,6 +21,7 @@ from scipy.special import softmax
 
 from jepa_core.config import Range, check, to_dict
 from jepa_core.errors import ConfigError, JepaError
+from jepa_core.jobs import run_jobs
 from jepa_core.run import write_text
 from jepa_core.training.interrupt import saying
 from jepa_tabular import readouts as read
@@ -30,7 +31,6 @@ from jepa_tabular.experiments.comparison import (
     Arm,
     LabelledTable,
     Parts,
-    run_jobs,
     study_parts,
     trained,
 )

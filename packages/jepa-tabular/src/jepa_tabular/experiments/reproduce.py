@@ -7,8 +7,6 @@ on the columns. Beside it stands what shows whether anything was learned: the un
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +16,12 @@ import numpy as np
 
 from jepa_core.config import Range, check, to_dict
 from jepa_core.errors import DataError
+from jepa_core.jobs import run_jobs
 from jepa_core.report import pictures
 from jepa_core.report.figures import curves
+from jepa_core.report.readme import fill_readme, typed
 from jepa_core.report.table import Cell, Table
-from jepa_core.run import Run, write_text
+from jepa_core.run import Run
 from jepa_core.training.interrupt import saying
 from jepa_tabular import readouts as read
 from jepa_tabular.analysis import collapse_report
@@ -34,12 +34,10 @@ from jepa_tabular.experiments.comparison import (
     evaluation,
     official_recipe,
     reproduction_parts,
-    run_jobs,
     scores_to_json,
     trained,
 )
 from jepa_tabular.experiments.findings import (
-    gain,
     health_warnings,
     history_series,
     labels_figure,
@@ -72,7 +70,6 @@ _GAINS = (
     (TJEPA, OFFICIAL, "linear"),
     (TJEPA, OFFICIAL, "mlp"),
 )
-_BEGIN, _END = "<!-- reproduce:begin -->", "<!-- reproduce:end -->"
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class Reproduce:
         check(self)
         folder = self.data or data_folder()
         if self.readme is not None:
-            between_markers(self.readme, "")  # refuses before the work, not after it
+            fill_readme(self.readme, "")  # refuses before the work, not after it
         tables = [read_table(name, folder) for name in sorted(set(self.tables), key=_costliest)]
         record = to_dict(self)
         settings = {k: v for k, v in record.items() if k not in ("jobs", "readme", "data")}
@@ -180,11 +177,11 @@ class Reproduce:
         if self.readme is not None:
             seconds = sum(one["seconds"] for several in results.values() for one in several)
             text = [
-                f"Written by `{_command()}` ({seconds / 60:.0f} minutes of one core).",
+                f"Written by `{typed()}` ({seconds / 60:.0f} minutes of one core).",
                 *(table.to_markdown() for table in shown.values()),
                 f"![{caption}](reproduce.svg)",
             ]
-            between_markers(self.readme, "\n\n".join(part.strip() for part in text))
+            fill_readme(self.readme, "\n\n".join(part.strip() for part in text))
             figure.savefig(self.readme.with_name("reproduce.svg"), facecolor="white")
 
 
@@ -279,7 +276,7 @@ def gains_table(
     """Paired gains in R2, and in words whether the signs of the paper came out."""
     rows: list[list[Cell]] = []
     for name, other, readout in _GAINS:
-        cells = [gain(one, name, other, readout) for one in found.values()]
+        cells = [one.gain(name, other, readout) for one in found.values()]
         title = {"mlp": "network", "linear": "linear"}[readout]
         rows.append([f"{name} − {other}", title, *(str(one) if one else None for one in cells)])
     method = (
@@ -374,24 +371,6 @@ def state_table(
     return Table("What pre-training does to the representation", columns, rows, (note,))
 
 
-def between_markers(path: Path, text: str) -> None:
-    """Put a text between the markers of a Markdown file; an empty one only looks for them.
-
-    Raises
-    ------
-    DataError
-        The file is not there, or has no markers.
-    """
-    if not path.is_file():
-        raise DataError("no such file", where=path)
-    before, begin, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
-        raise DataError(f"has no lines {_BEGIN} and {_END}", where=path)
-    if text:
-        write_text(path, f"{before}{_BEGIN}\n\n{text}\n\n{_END}{after}")
-
-
 def _call(work: Any, *arguments: Any) -> dict[str, Any]:
     result: dict[str, Any] = work(*arguments)
     return result
@@ -399,17 +378,3 @@ def _call(work: Any, *arguments: Any) -> dict[str, Any]:
 
 def _costliest(table: str) -> int:
     return -COST[table]
-
-
-def _command() -> str:
-    """What was typed, without the flags that say where things lie and how to begin."""
-    words, places = iter(sys.argv[1:]), ("--out", "--data", "--readme")
-    kept = []
-    for word in words:
-        if word in places:
-            next(words, None)
-        elif word not in ("--resume", "--overwrite") and not word.startswith(
-            tuple(f"{place}=" for place in places)
-        ):
-            kept.append(word)
-    return shlex.join(["jepa", *kept])

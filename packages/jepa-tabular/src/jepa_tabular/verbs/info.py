@@ -37,7 +37,7 @@ class Info:
     ignore: tuple[str, ...] = ()
     """More columns that are no features."""
     categorical: tuple[str, ...] = ()
-    """Columns of the file that are categories; none finds them by their kind."""
+    """Columns of numbers in the file that are categories, besides those of text."""
     columns: Annotated[int, Range(ge=1)] = 54
     """Feature columns, categorical ones included."""
     cardinalities: tuple[Annotated[int, Range(ge=1)], ...] = ()

@@ -15,6 +15,7 @@ from jepa_tabular.data.files import load_table, require_columns
 from jepa_tabular.data.tables import LAYOUTS, read
 from jepa_tabular.official import read_checkpoint
 from jepa_tabular.preprocess import TablePreprocessor
+from jepa_tabular.verbs.pretrain import categories
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Import:
     label: str = ""
     """Label column of another table."""
     categorical: tuple[str, ...] = ()
-    """Columns of another table that are categories; none finds them by their kind."""
+    """Columns of numbers in another table that are categories, besides those of text."""
     heads: Annotated[int, Range(ge=1)] = 2
     """Attention heads of the encoder (model_num_heads)."""
     predictor_heads: Annotated[int, Range(ge=1)] = 4
@@ -92,11 +93,10 @@ class Import:
         """The official one, fitted on all rows."""
         if self.table:
             frame = read(self.table, self.data).frame
-            names = list(frame.columns)
-            choice: list[str] | str = [names[i] for i in LAYOUTS[self.table].categorical]
+            choice: list[int] | str = list(LAYOUTS[self.table].categorical)
         else:
             frame = load_table(self.data, label=self.label or None)
             require_columns(self.categorical, list(frame.columns), self.data)
             frame = frame.drop(columns=[self.label]) if self.label else frame
-            choice = list(self.categorical) or "auto"
+            choice = categories(frame, self.categorical)
         return TablePreprocessor(categorical_features=choice, compat=True).fit(frame)

@@ -24,6 +24,7 @@ from jepa_core.report.table import Table
 from jepa_core.run import Run
 from jepa_core.training.device import find_device
 from jepa_tabular import inference
+from jepa_tabular.columns import kinds_besides
 from jepa_tabular.data.corpus import TableCorpus, is_corpus
 from jepa_tabular.data.files import load_table, require_columns
 from jepa_tabular.preprocess import TablePreprocessor
@@ -57,7 +58,7 @@ class Pretrain:
     ignore: tuple[str, ...] = ()
     """More columns that are no features, such as ids."""
     categorical: tuple[str, ...] = ()
-    """Columns that are categories; none finds them by their kind."""
+    """Columns of numbers that are categories, besides those of text."""
     test_share: Annotated[float, Range(ge=0, lt=1)] = TEST_SHARE
     """Share of the rows set aside for testing."""
     transductive: bool = False
@@ -257,16 +258,24 @@ def fit_preprocessor(
     Parameters
     ----------
     categorical
-        Names of columns; none finds them by their kind.
+        Names of columns that are categories besides those of text.
     """
-    choice = list(categorical) if categorical else "auto"
     official = config.compat == "official"
+    choice = categories(frame, categorical)
     preprocessor = TablePreprocessor(config.columns, categorical_features=choice, compat=official)
     with said() as noticed:
         preprocessor.fit(frame)
     for line in noticed:
         print(f"note: {line}")
     return preprocessor
+
+
+def categories(frame: pd.DataFrame, named: Sequence[str]) -> list[int] | Literal["auto"]:
+    """Places of the named columns and of those that are categories by their kind."""
+    if not named:
+        return "auto"
+    found = kinds_besides(frame, named)
+    return [place for place, kind in enumerate(found) if kind == "categorical"]
 
 
 @contextmanager

@@ -297,7 +297,7 @@ def gains_over_twin(
 def r2_statistic(y: Target, scores: Float[np.ndarray, "rows outputs"]) -> Statistic:
     """Pooled R2 for the bootstrap."""
     columns = y.columns()
-    error = np.square(columns - scores).sum(axis=1)
+    error = np.square(columns - y.nearest(scores)).sum(axis=1)
     square = np.square(columns).sum(axis=1)
 
     def statistic(counts: Counts) -> Parts:
