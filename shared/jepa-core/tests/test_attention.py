@@ -267,6 +267,28 @@ def test_packed_sequences_attend_each_to_itself(lengths: list[tuple[int, int]], 
     close(attention_ragged(q, k, v, cu_q, cu_k, backend="reference"), twin, 1e-12)
 
 
+@pytest.mark.parametrize("cost_of_a_call", [0, 2**62], ids=["by runs", "by groups"])
+def test_equal_sequences_in_a_row_share_a_call_and_still_attend_each_to_itself(
+    cost_of_a_call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jepa_core.attention.ragged._CALL", cost_of_a_call)
+    queries, keys = [2, 2, 2, 0, 0, 3, 3, 1], [4, 4, 5, 3, 3, 0, 0, 20]
+    cu_q, cu_k = (torch.tensor([0, *np.cumsum(each)]) for each in (queries, keys))
+    q = normal(0, int(cu_q[-1]), 2, 3).requires_grad_()
+    k, v = (normal(i, int(cu_k[-1]), 2, 3).requires_grad_() for i in (1, 2))
+    out, twin = (
+        attention_ragged(q, k, v, cu_q, cu_k, backend=backend) for backend in ("torch", "reference")
+    )
+    close(out, twin, 1e-12)
+    weights = normal(3, *q.shape)
+    for gradient, truth in zip(
+        torch.autograd.grad((out * weights).sum(), (q, k, v)),
+        torch.autograd.grad((twin * weights).sum(), (q, k, v)),
+        strict=True,
+    ):
+        close(gradient, truth, 1e-12)
+
+
 def test_offsets_that_do_not_fit_the_rows_are_refused() -> None:
     x = torch.zeros(5, 2, 3)
     with pytest.raises(ConfigError, match="5 queries"):

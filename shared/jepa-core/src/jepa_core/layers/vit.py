@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jepa_core.errors import ConfigError
-from jepa_core.layers.block import Block, init_weights
+from jepa_core.layers.block import Block, init_weights, packed_rows, pays_to_pack
 
 
 class ViT(nn.Module):
@@ -82,12 +82,17 @@ class ViT(nn.Module):
             exactly the same result.
         key_lengths
             Number of valid tokens of each sample, registers not counted; what lies behind is
-            padding, and its output means nothing. On a CPU padding is left out of the work.
+            padding, and its output means nothing. On a CPU much padding is left out of the work.
         keep_registers
             Return the registers too, in front.
         """
         registers = 0 if self.registers is None else self.registers.shape[1]
-        if key_lengths is not None and rows is None and not registers and _pays_to_pack(tokens):
+        if (
+            key_lengths is not None
+            and rows is None
+            and not registers
+            and pays_to_pack(tokens, key_lengths)
+        ):
             return self._packed(tokens, key_lengths)
         x = tokens
         if self.registers is not None:
@@ -108,17 +113,13 @@ class ViT(nn.Module):
     ) -> Float[Tensor, "batch n dim"]:
         """Without padding on the way; zeros at it in the end."""
         batch, n, dim = tokens.shape
-        valid = torch.arange(n, device=tokens.device) < lengths[:, None]
-        index = valid.flatten().nonzero()[:, 0]
-        ends = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
+        index, ends, _ = packed_rows(lengths, n)
         x = tokens.flatten(0, 1).index_select(0, index)
         for block in self.blocks:
             assert isinstance(block, Block)
             x = block.packed(x, ends)
         x = self.norm(x)
-        return x.new_zeros((batch * n, dim)).index_copy(0, index, x).unflatten(0, (batch, n))
-
-
-def _pays_to_pack(x: Tensor) -> bool:
-    """Packing reads lengths on the host, which on a GPU would wait for the device."""
-    return x.device.type == "cpu"
+        # What fills up comes last, where there are more samples than were given.
+        kept = slice(0, ends[batch])
+        out = x.new_zeros((batch * n, dim)).index_copy(0, index[kept], x[kept])
+        return out.unflatten(0, (batch, n))
