@@ -176,7 +176,7 @@ def fit(
                 journal.say(f"stopped at step {done}: weights that are not finite cannot recover")
                 break
             if saving or stopping:
-                keeper.save(done)
+                keeper.save(done, due=saving)
             if stopping:
                 raise Interrupted(
                     f"stopped after step {done} of {config.steps}",

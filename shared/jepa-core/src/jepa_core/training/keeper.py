@@ -66,11 +66,18 @@ class Keeper:
             self._run.rewind_metrics(-1 if step is None else step)
         return step or 0
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint and delete those that are needed no more."""
+    def save(self, step: int, *, due: bool = True) -> None:
+        """Write a checkpoint and delete those that are needed no more.
+
+        Parameters
+        ----------
+        due
+            Whether an uninterrupted run has one here too; no other may be chosen in the end.
+        """
         if self._run is None:
             return
-        self._watch.saved(step)
+        if due:
+            self._watch.saved(step)
         folder, main = self._run.checkpoints, self._accelerator.is_main_process
         if main or self._sharded:
             shot = checkpoint.snapshot(self._module, self._optimizer)
