@@ -26,7 +26,10 @@ if __package__ in (None, ""):  # started by its path rather than with -m
 
 from benchmarks.harness import Row, duration, row_from_dict  # noqa: E402
 
-NOT_SUBJECTS = {"health", "health_runs", "harness", "machine", "run", "tabular_twin"}
+NOT_SUBJECTS = {
+    *("health", "health_runs", "harness", "machine", "run"),
+    *("tabular_twin", "vision_peer", "vision_twin"),
+}
 FORMAT = 1
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -18,7 +18,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-DOMAINS = ("ecg", "linear", "tabular")
+DOMAINS = ("ecg", "linear", "tabular", "vision")
 HELP = [[], ["--help"], *([domain, *flag] for domain in DOMAINS for flag in ([], ["--help"]))]
 
 
