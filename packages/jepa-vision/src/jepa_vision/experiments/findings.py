@@ -40,9 +40,7 @@ def scores_table(title: str, found: Results, notes: Sequence[str] = ()) -> Table
     return Table(title, columns, rows, tuple(notes))
 
 
-def gains_table(
-    found: Results, pairs: Sequence[tuple[str, str]], notes: Sequence[str] = ()
-) -> Table:
+def gains_table(found: Results, pairs: Sequence[tuple[str, str]]) -> Table:
     """Differences of arms, paired over seeds."""
     rows: list[list[Cell]] = [
         [f"{name} − {other}", *(str(gain(found, name, other, score)) for score, _ in _SCORES)]
@@ -50,7 +48,8 @@ def gains_table(
         if name in found and other in found
     ]
     columns = ("difference", *(label for _, label in _SCORES))
-    return Table("Paired differences", columns, rows, tuple(notes))
+    title = "Paired differences: mean over seeds, 95 % t interval, sign of each seed"
+    return Table(title, columns, rows)
 
 
 def targets_table(found: Results, notes: Sequence[str] = ()) -> Table:

@@ -144,7 +144,6 @@ class Reproduce:
             f"± is the standard deviation over {len(self.seeds)} seeds. Last column: share of a "
             "patch's four chosen, and of all, neighbours that have its class."
         )
-        paired = "Mean over seeds, 95 % t interval, and the sign of each seed."
         local = (
             "Between patches: share of the targets' variance that lies between the patches of an "
             "image; at 0 the target says nothing of the place. Unexplained: what the predictor "
@@ -154,7 +153,7 @@ class Reproduce:
             "0-scores": scores_table(
                 "Photographs and street scenes", found, (verdict(found), method)
             ),
-            "1-gains": gains_table(found, _PAIRS, (paired,)),
+            "1-gains": gains_table(found, _PAIRS),
             "2-targets": targets_table(found, (local,)),
         }
         for name, table in tables.items():
