@@ -48,7 +48,7 @@ def packed_rows(
     From the shortest sample to the longest, so that equal ones are attended in one call; the
     samples in this order are the third answer.
 
-    Filled up to a multiple of 64 rows with copies of the first, as one more sample: oneDNN makes
+    Filled up to a multiple of 32 rows with copies of the first, as one more sample: oneDNN makes
     code for every number of rows that it meets, which costs as much as the product and stays in
     memory.
 
@@ -63,7 +63,7 @@ def packed_rows(
     place = torch.arange(longest, device=lengths.device)
     index = (order[:, None] * longest + place)[place < lengths[:, None]]
     ends = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).long()
-    spare = -len(index) % 64
+    spare = -len(index) % 32
     if spare:
         index = torch.cat((index, index.new_zeros(spare)))
         ends = torch.cat((ends, ends[-1:] + spare))
