@@ -389,7 +389,7 @@ def official(config: PretrainConfig) -> PretrainConfig:
 
 
 # Small enough for two cores and a thousand images of 64 pixels. A weight decay that rises tenfold,
-# as in the papers, shrinks the weights of a short run faster than they learn.
+# as in the papers, left short runs behind their untrained twins.
 NANO = PretrainConfig(
     model=ModelConfig(
         image=(64, 64), patch=8, dim=96, depth=4, heads=4, predictor_dim=48, predictor_depth=2
