@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.harness import Contender, Gemm, Row, compare, equal_outputs, main, peak_memory
+from benchmarks.harness import Contender, Gemm, Row, compare, equal_outputs, main
+from benchmarks.memory import peak_memory
 from jepa_core.layers import linear as maps
 from jepa_core.layers import sincos_1d
 from jepa_core.masking.span import RunSampler

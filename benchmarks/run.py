@@ -27,7 +27,7 @@ if __package__ in (None, ""):  # started by its path rather than with -m
 from benchmarks.harness import Row, duration, row_from_dict  # noqa: E402
 
 NOT_SUBJECTS = {
-    *("health", "health_runs", "harness", "machine", "run"),
+    *("harness", "health", "health_rules", "health_runs", "machine", "memory", "run"),
     *("tabular_twin", "vision_peer", "vision_twin"),
 }
 FORMAT = 1

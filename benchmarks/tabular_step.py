@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Contender, Gemm, Row, compare, equal_outputs, main, peak_memory
+from benchmarks.harness import Contender, Gemm, Row, compare, equal_outputs, main
+from benchmarks.memory import peak_memory
 from benchmarks.tabular_batches import TABLES, RowByRow, noise, sizes
 from benchmarks.tabular_twin import Masked, Twin, as_twin
 from jepa_core.optim import adamw

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.harness import Contender, Row, compare, equal_outputs, main, peak_memory
+from benchmarks.harness import Contender, Row, compare, equal_outputs, main
+from benchmarks.memory import peak_memory
 from benchmarks.tabular_batches import TABLES, noise
 from benchmarks.tabular_twin import TwinEncoder, as_twin
 from jepa_tabular.inference import encode

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.ecg_step import Products
-from benchmarks.harness import Contender, Row, compare, equal_outputs, main, peak_memory
+from benchmarks.harness import Contender, Row, compare, equal_outputs, main
+from benchmarks.memory import peak_memory
 from benchmarks.vision_step import MODELS, recipe, target_head_macs
 from benchmarks.vision_twin import TwinHead, batches, perturb, select, take
 from jepa_core.layers import linear as maps

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from torchvision.transforms import functional
 
-from benchmarks.harness import ROOT, Contender, Row, compare, main
+from benchmarks.harness import Contender, Row, compare, main
 from jepa_vision.data.build import CorpusConfig, build
 from jepa_vision.data.corpus import ImageCorpus
 from jepa_vision.data.folders import ImageFolder, find_images
@@ -29,6 +29,7 @@ from jepa_vision.data.images import Images
 from jepa_vision.data.transforms import crop_boxes, crops, normalise
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ROOT = Path(__file__).resolve().parents[1]
 BATCH = 64
 
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.ecg_step import Products
-from benchmarks.harness import Contender, Row, compare, equal_outputs, main, peak_memory
+from benchmarks.harness import Contender, Row, compare, equal_outputs, main
+from benchmarks.memory import peak_memory
 from benchmarks.vision_step import MODELS, block_macs, computed, recipe
 from benchmarks.vision_twin import TwinEncoder, batches, key_mask, perturb
 from jepa_core.layers import block

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from benchmarks import vision_peer
 from benchmarks.ecg_step import Products
-from benchmarks.harness import Contender, Gemm, Row, compare, equal_outputs, main, peak_memory
+from benchmarks.harness import Contender, Gemm, Row, compare, equal_outputs, main
+from benchmarks.memory import peak_memory
 from benchmarks.vision_twin import Masked, Twin, batches, perturb
 from jepa_core.layers import block
 from jepa_core.layers import linear as maps
