@@ -443,6 +443,17 @@ def test_the_scale_of_a_curve_follows_its_range():
     assert scale([float("nan")]) == "linear"
 
 
+def test_a_choice_for_want_of_an_earlier_one_is_not_said_to_be_before_the_warning(
+    tmp_path: Path,
+) -> None:
+    run = new_run(tmp_path / "run")
+    train(run)
+    looked = [{"step": 20, "unexplained": 0.9}, {"step": 40, "unexplained": 0.85}]
+    health_file(run, chosen_step=20, warning_step=16, checkpoints=looked)
+    page = write_report(run, title="t", summary="s").read_text(encoding="utf-8")
+    assert "step 20, the earliest, because none was well before the alarm or warning" in page
+
+
 def test_a_choice_held_back_by_a_warning_is_not_called_the_least_unexplained(
     tmp_path: Path,
 ) -> None:

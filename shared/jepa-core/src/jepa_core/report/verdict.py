@@ -126,7 +126,11 @@ def _choice(chosen: int, found: Mapping[str, Any]) -> str:
     ]
     reason = "where the least was unexplained"
     if chosen != _least_unexplained(found, chosen):
+        ends = [step for key in ("alarm_step", "warning_step") if (step := _step(found, key))]
         reason = "where the least was unexplained well before the alarm or warning"
+        looked = [one["step"] for one in found.get("checkpoints") or () if one["step"] > 0]
+        if ends and chosen >= min(ends) and chosen == min(looked):
+            reason = "the earliest, because none was well before the alarm or warning"
     sentence = f"Checkpoint taken without labels: step {chosen:,}, {reason}"
     return f"{'; '.join([sentence, ', '.join(others)] if others else [sentence])}."
 
