@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,33 +9,26 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float32, Float64, Int64, Shaped
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import _safe_indexing, check_consistent_length
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from jepa_core.config import from_dict, to_dict
 from jepa_core.errors import ConfigError, DataError
-from jepa_core.evaluation.finetune import Finetuned
 from jepa_core.progress import Progress
 from jepa_tabular.columns import as_frame, column_names
 from jepa_tabular.downstream import (
-    AutoIntConfig,
-    DCNv2Config,
-    FTTransformerConfig,
-    MLPConfig,
     NetConfig,
-    ResNetConfig,
     Task,
     TrainingConfig,
 )
-from jepa_tabular.downstream.nets import DownstreamNet, build
+from jepa_tabular.downstream.nets import build
 from jepa_tabular.downstream.train import FittedHead, fit_head
 from jepa_tabular.finetune import Labelled, features, fit_frozen, tune
 from jepa_tabular.heads import LinearHead, Scale, fit_classifier, fit_regressor
 from jepa_tabular.inference import PretrainedTable, load, parts, save
+from jepa_tabular.saved import NETS, head_state, load_head
 from jepa_tabular.targets import check_y, warn_leaks
 from jepa_tabular.transformer import (
     TJEPATransformer,
@@ -49,14 +41,6 @@ from jepa_tabular.transformer import (
 )
 
 __all__ = ["TJEPAClassifier", "TJEPARegressor", "TJEPATransformer"]
-
-NETS: dict[str, type[NetConfig]] = {
-    "mlp": MLPConfig,
-    "resnet": ResNetConfig,
-    "dcnv2": DCNv2Config,
-    "autoint": AutoIntConfig,
-    "fttransformer": FTTransformerConfig,
-}
 
 _SHARED = frozenset(TJEPATransformer._get_param_names()) - {"output"}
 
@@ -132,7 +116,7 @@ class _Predictor(BaseEstimator):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write encoder, preprocessing, head and parameters as safetensors and JSON."""
         check_is_fitted(self)
-        kind, arrays = _head_state(self.head_, self._net)
+        kind, arrays = head_state(self.head_, self._net)
         record = estimator_record(self, head=kind, labels=self._labels())
         transformer = self.transformer_
         return save(folder, transformer.encoder_, transformer.preprocessor_, record, head=arrays)
@@ -162,7 +146,7 @@ class _Predictor(BaseEstimator):
         new = cls(**{**saved_parameters(cls, table.config), **parameters})
         new._adopt(TJEPATransformer._of(table, **new._shared()))
         new._set_labels(saved["labels"])
-        new.head_, new._net = _load_head(saved["head"], table)
+        new.head_, new._net = load_head(saved["head"], table)
         return new
 
     def _fit(self, X: Any, y: Any, unlabelled: Any, task: Task) -> Self:
@@ -429,39 +413,6 @@ targets, categorical_features, numeric, missing, unknown, random_state, device, 
 
     def _set_labels(self, labels: Mapping[str, Any]) -> None:
         self.centre_, self.scale_ = labels["centre"], labels["scale"]
-
-
-def _head_state(
-    head: LinearHead | FittedHead, config: NetConfig | None
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `_load_head` needs: a dict that JSON can hold, and arrays."""
-    if isinstance(head, LinearHead):
-        return {"kind": "linear"}, head.arrays()
-    assert config is not None
-    assert isinstance(head.net, DownstreamNet)
-    state = {
-        "kind": config.kind,
-        "net": to_dict(config),
-        "outputs": head.net.head.out_features,
-        "task": head.task,
-        "centre": head.centre,
-        "scale": head.scale,
-    }
-    return state, {name: value.numpy() for name, value in head.net.state_dict().items()}
-
-
-def _load_head(
-    state: Mapping[str, Any], table: PretrainedTable
-) -> tuple[LinearHead | FittedHead, NetConfig | None]:
-    if state["kind"] == "linear":
-        return LinearHead.from_arrays(table.head), None
-    config = from_dict(NETS[state["kind"]], state["net"])
-    shape = (table.encoder.tokens, table.encoder.config.dim)
-    net = build(config, shape, state["outputs"])
-    net.load_state_dict({name: torch.from_numpy(value) for name, value in table.head.items()})
-    # How training went is not kept.
-    result = Finetuned(0, math.nan, "steps", ())
-    return FittedHead(net.eval(), state["task"], result, state["centre"], state["scale"]), config
 
 
 def _stacked(X: Any, unlabelled: Any) -> Any:

@@ -17,8 +17,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -234,6 +237,21 @@ class Run:
         # config.json last: without it an interrupted deletion could not be repeated.
         for name in reversed(_OWN_FILES):
             (self.path / name).unlink(missing_ok=True)
+
+
+def run_record(domain: str, verb: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json of a run holds: who wrote it, what was typed, and every setting.
+
+    Settings that only say where things lie or how to begin are left out.
+    """
+    places = {"out", "resume", "overwrite", "readme"}
+    return {
+        "domain": domain,
+        "verb": verb,
+        "version": version(f"jepa-{domain}"),
+        "command": shlex.join(["jepa", *sys.argv[1:]]),
+        "config": {key: value for key, value in config.items() if key not in places},
+    }
 
 
 def next_free(path: Path) -> Path:

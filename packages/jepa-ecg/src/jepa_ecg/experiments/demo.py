@@ -13,7 +13,7 @@ from jepa_core.config import to_dict
 from jepa_core.evaluation.intervals import paired
 from jepa_core.report import pictures
 from jepa_core.report.figures import embedding_map
-from jepa_core.run import Run, next_free
+from jepa_core.run import Run, next_free, run_record
 from jepa_ecg import inference
 from jepa_ecg.baselines import log_band_powers, raw_statistics, rhythm_features
 from jepa_ecg.experiments.comparison import (
@@ -33,7 +33,6 @@ from jepa_ecg.inference import Pool
 from jepa_ecg.presets import DEMO, PretrainConfig
 from jepa_ecg.report import save_mask_figure, write_report
 from jepa_ecg.simulate import SimulationConfig, simulate
-from jepa_ecg.verbs.pretrain import run_record
 
 UNLABELLED, TRAINING, TEST = 1500, 200, 600
 _FOLDS = 4
@@ -63,7 +62,7 @@ class Demo:
 
     def __call__(self) -> None:
         out = self.out or next_free(Path("runs/ecg-demo"))
-        run = Run.create(out, run_record("demo", to_dict(self)), overwrite=self.overwrite)
+        run = Run.create(out, run_record("ecg", "demo", to_dict(self)), overwrite=self.overwrite)
         print(f"generating {UNLABELLED + TRAINING + TEST} records")
         records, millivolts, mean, std = generated()
         print(f"pre-training {len(self.seeds)} seeds of {self.config.steps} steps")

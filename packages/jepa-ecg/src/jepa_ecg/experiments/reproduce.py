@@ -19,7 +19,7 @@ from jepa_core.evaluation.intervals import paired
 from jepa_core.report import pictures
 from jepa_core.report.figures import embedding_map
 from jepa_core.report.table import interval
-from jepa_core.run import Run
+from jepa_core.run import Run, run_record
 from jepa_ecg.baselines import log_band_powers, raw_statistics, rhythm_features
 from jepa_ecg.data.corpus import Corpus
 from jepa_ecg.data.ptbxl import ptbxl_labels, read_ptbxl500
@@ -42,7 +42,6 @@ from jepa_ecg.experiments.comparison import (
 from jepa_ecg.inference import Pool
 from jepa_ecg.presets import REPRODUCE, PretrainConfig
 from jepa_ecg.report import save_mask_figure, write_report
-from jepa_ecg.verbs.pretrain import run_record
 
 # Pairs of folds that cross-validation leaves out; 9 and 10 test.
 _GROUPS = {fold: (fold - 1) // 2 for fold in TRAIN_FOLDS}
@@ -80,7 +79,7 @@ class Reproduce:
     def __call__(self) -> None:
         run = Run.create(
             self.out,
-            run_record("reproduce", to_dict(self)),
+            run_record("ecg", "reproduce", to_dict(self)),
             resume=self.resume,
             overwrite=self.overwrite,
         )

@@ -17,7 +17,7 @@ from jepa_core.errors import ConfigError
 from jepa_core.evaluation.compare import compare_scores
 from jepa_core.evaluation.metrics import auc_statistic
 from jepa_core.report import pictures
-from jepa_core.run import Run
+from jepa_core.run import Run, run_record
 from jepa_core.training.device import find_device, one_process
 from jepa_core.training.interrupt import saying
 from jepa_ecg.data.corpus import Corpus
@@ -28,7 +28,7 @@ from jepa_ecg.inference import TrainedClassifier, load, load_classifier, save_cl
 from jepa_ecg.model import ECGEncoder
 from jepa_ecg.presets import DownstreamConfig
 from jepa_ecg.report import write_report
-from jepa_ecg.verbs.pretrain import must_fit, run_record
+from jepa_ecg.verbs.pretrain import must_fit
 
 TRAINED = "pre-trained"
 
@@ -84,7 +84,7 @@ class Finetune:
         find_device(self.config.training.device)
         run = Run.create(
             self.out,
-            run_record("finetune", to_dict(self)),
+            run_record("ecg", "finetune", to_dict(self)),
             resume=self.resume,
             overwrite=self.overwrite,
         )

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -18,7 +15,7 @@ from jaxtyping import Int64
 from jepa_core.config import Range, check, to_dict
 from jepa_core.domain import Machine
 from jepa_core.errors import ConfigError, DataError
-from jepa_core.run import Run
+from jepa_core.run import Run, run_record
 from jepa_core.training.device import find_device
 from jepa_ecg import inference
 from jepa_ecg.data.corpus import Corpus
@@ -70,7 +67,7 @@ class Pretrain:
         find_device(self.machine.device)
         run = Run.create(
             self.out,
-            run_record("pretrain", to_dict(self)),
+            run_record("ecg", "pretrain", to_dict(self)),
             resume=self.resume,
             overwrite=self.overwrite,
         )
@@ -149,15 +146,3 @@ def save_encoder(
     model = inference.PretrainedECG(done.encoder, torch.from_numpy(mean), torch.from_numpy(std))
     sources = {source.name: asdict(source) for source in corpus.sources}
     inference.save(run.encoder, model, extra={"step": done.result.chosen_step, "sources": sources})
-
-
-def run_record(verb: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What config.json of a run holds."""
-    places = {"out", "resume", "overwrite"}
-    return {
-        "domain": "ecg",
-        "verb": verb,
-        "version": version("jepa-ecg"),
-        "command": shlex.join(["jepa", *sys.argv[1:]]),
-        "config": {key: value for key, value in config.items() if key not in places},
-    }

@@ -10,7 +10,7 @@ import numpy as np
 
 from jepa_core.config import Range, check, to_dict
 from jepa_core.report import Table
-from jepa_core.run import Run, next_free
+from jepa_core.run import Run, next_free, run_record
 from jepa_linear.analysis import Analysis, analyse
 from jepa_linear.data.views import paired
 from jepa_linear.experiments import matrices, theory
@@ -19,7 +19,6 @@ from jepa_linear.presets import AnalysisConfig
 from jepa_linear.report import write_report, write_summary
 from jepa_linear.simulate import Simulation
 from jepa_linear.verbs.analyse import save, simulated
-from jepa_linear.verbs.source import run_record
 from jepa_linear.verdict import advice, trust
 
 # Three latent signals of equal covariance: memory, variance of the signal, variance of the noise.
@@ -55,7 +54,7 @@ class Demo:
     def __call__(self) -> None:
         check(self)
         out = self.out or next_free(Path("runs/linear-demo"))
-        run = Run.create(out, run_record("demo", to_dict(self)), overwrite=self.overwrite)
+        run = Run.create(out, run_record("linear", "demo", to_dict(self)), overwrite=self.overwrite)
         x, y = temporal_pairs(MEMORY, SIGNAL, NOISE, self.pairs, seed=self.seed)
         found = analyse(paired(x, y, names=SIGNALS), CONFIG, holdout=0, seed=self.seed)
         simulations = simulated(found, seconds=8.0)

@@ -13,13 +13,12 @@ from jepa_core.errors import ConfigError
 from jepa_core.evaluation.intervals import paired
 from jepa_core.report import Table
 from jepa_core.report.readme import fill_readme
-from jepa_core.run import Run
+from jepa_core.run import Run, run_record
 from jepa_linear.experiments import digits, natural, theory
 from jepa_linear.experiments.digits import CONTROLS, PREDICTABLE, Curve, Seed, Setting
 from jepa_linear.figures import save
 from jepa_linear.panels import digits_figure
 from jepa_linear.report import write_report, write_summary
-from jepa_linear.verbs.source import run_record
 
 _ARMS = ("JEPA", "MAE")
 _MATCHED = 0.5
@@ -49,7 +48,9 @@ class Reproduce:
             raise ConfigError(
                 f"{len(self.seeds)} seeds", where="--seeds", remedy="give three or more"
             )
-        run = Run.create(self.out, run_record("reproduce", to_dict(self)), overwrite=self.overwrite)
+        run = Run.create(
+            self.out, run_record("linear", "reproduce", to_dict(self)), overwrite=self.overwrite
+        )
         theory.save_learning(run)
         theory.save_depth(run)
         found = digits.run(self.seeds, digits.SETTINGS)

@@ -10,7 +10,7 @@ import tyro
 
 from jepa_core.config import Range, check, to_dict
 from jepa_core.errors import ConfigError
-from jepa_core.run import Run, next_free, write_json
+from jepa_core.run import Run, next_free, run_record, write_json
 from jepa_linear.analysis import Analysis, analyse
 from jepa_linear.modal import modes
 from jepa_linear.pictures import main_order, save_pictures
@@ -25,7 +25,7 @@ from jepa_linear.tables import (
     summary_table,
     to_json,
 )
-from jepa_linear.verbs.source import Reading, run_record
+from jepa_linear.verbs.source import Reading
 from jepa_linear.verdict import summary
 
 _ON_SCREEN, _IN_REPORT = 12, 40
@@ -78,7 +78,9 @@ class Analyse:
         )
         simulations = simulated(found, self.seconds) if self.simulate else []
         out = self.out or next_free(Path("runs/linear-analyse"))
-        run = Run.create(out, run_record("analyse", to_dict(self)), overwrite=self.overwrite)
+        run = Run.create(
+            out, run_record("linear", "analyse", to_dict(self)), overwrite=self.overwrite
+        )
         show(found, simulations, self.lr)
         save(run, found, simulations, self.lr)
         write_summary(run, summary(found, simulations))

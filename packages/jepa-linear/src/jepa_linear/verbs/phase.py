@@ -10,12 +10,11 @@ import numpy as np
 
 from jepa_core.config import Range, check, to_dict
 from jepa_core.report import Table
-from jepa_core.run import Run, next_free
+from jepa_core.run import Run, next_free, run_record
 from jepa_linear.figures import save
 from jepa_linear.panels import PHASES, phase_figure
 from jepa_linear.report import write_report, write_summary
 from jepa_linear.sweep import phase_diagram
-from jepa_linear.verbs.source import run_record
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,9 @@ class Phase:
         )
         phases = np.asarray(found.phases.cpu() if hasattr(found.phases, "cpu") else found.phases)
         out = self.out or next_free(Path("runs/linear-phase"))
-        run = Run.create(out, run_record("phase", to_dict(self)), overwrite=self.overwrite)
+        run = Run.create(
+            out, run_record("linear", "phase", to_dict(self)), overwrite=self.overwrite
+        )
         np.savez_compressed(
             run.path / "phases.npz",
             phases=phases,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from jepa_core.config import Range, check
 from jepa_core.errors import ConfigError
@@ -68,15 +65,3 @@ class Reading:
                 self.ddof,
             ),
         )
-
-
-def run_record(verb: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What config.json of a run holds."""
-    places = {"out", "overwrite", "readme"}
-    return {
-        "domain": "linear",
-        "verb": verb,
-        "version": version("jepa-linear"),
-        "command": shlex.join(["jepa", *sys.argv[1:]]),
-        "config": {key: value for key, value in config.items() if key not in places},
-    }

@@ -19,7 +19,7 @@ from jepa_core.jobs import run_jobs
 from jepa_core.report import pictures
 from jepa_core.report.figures import bars_with_intervals, curves, embedding_map
 from jepa_core.report.table import Cell, Table
-from jepa_core.run import Run, next_free
+from jepa_core.run import Run, next_free, run_record
 from jepa_core.training.interrupt import saying
 from jepa_tabular import inference
 from jepa_tabular import readouts as read
@@ -44,7 +44,6 @@ from jepa_tabular.readouts import Budget
 from jepa_tabular.report import save_mask_figure, write_report
 from jepa_tabular.results import PCA, RAW, RAW_TJEPA, TJEPA, TWIN, Evaluation, mean_and_spread
 from jepa_tabular.simulate import simulate
-from jepa_tabular.verbs.pretrain import run_record
 
 ROWS, SHARE = 3000, 0.1  # of the generated table, and how much of its training part has a label
 
@@ -83,7 +82,9 @@ class Demo:
 
     def __call__(self) -> None:
         out = self.out or next_free(Path("runs/tabular-demo"))
-        run = Run.create(out, run_record("demo", to_dict(self)), overwrite=self.overwrite)
+        run = Run.create(
+            out, run_record("tabular", "demo", to_dict(self)), overwrite=self.overwrite
+        )
         with saying("nothing is kept: give the same command again"):
             self._compare(run)
 

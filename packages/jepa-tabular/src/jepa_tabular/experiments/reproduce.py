@@ -21,7 +21,7 @@ from jepa_core.report import pictures
 from jepa_core.report.figures import curves
 from jepa_core.report.readme import fill_readme, typed
 from jepa_core.report.table import Cell, Table
-from jepa_core.run import Run
+from jepa_core.run import Run, run_record
 from jepa_core.training.interrupt import saying
 from jepa_tabular import readouts as read
 from jepa_tabular.analysis import collapse_report
@@ -49,7 +49,6 @@ from jepa_tabular.presets import REPRODUCE, PretrainConfig
 from jepa_tabular.readouts import Budget, draws_of
 from jepa_tabular.report import write_report
 from jepa_tabular.results import RAW, RAW_TJEPA, RAW_TWIN, TJEPA, TREES, TWIN, Evaluation
-from jepa_tabular.verbs.pretrain import run_record
 
 TableName = Literal["jannis", "adult", "california"]
 LABELS: tuple[Budget, ...] = ("all", 1000, 100)
@@ -112,7 +111,7 @@ class Reproduce:
         settings = {k: v for k, v in record.items() if k not in ("jobs", "readme", "data")}
         run = Run.create(
             self.out,
-            run_record("reproduce", settings),
+            run_record("tabular", "reproduce", settings),
             resume=self.resume,
             overwrite=self.overwrite,
         )

@@ -17,7 +17,7 @@ from jepa_core.errors import ConfigError, DataError
 from jepa_core.evaluation.compare import compare_scores
 from jepa_core.evaluation.metrics import Statistic, mean_statistic
 from jepa_core.report.table import Table
-from jepa_core.run import Run
+from jepa_core.run import Run, run_record
 from jepa_core.training.device import find_device, one_process
 from jepa_tabular import inference
 from jepa_tabular.estimators import TJEPAClassifier, TJEPARegressor
@@ -27,7 +27,7 @@ from jepa_tabular.presets import PretrainConfig
 from jepa_tabular.pretrain import untrained
 from jepa_tabular.readouts import Target, as_target
 from jepa_tabular.report import write_report
-from jepa_tabular.verbs.pretrain import TEST_SHARE, Rows, read_columns, run_record, test_rows
+from jepa_tabular.verbs.pretrain import TEST_SHARE, Rows, read_columns, test_rows
 from jepa_tabular.verbs.probe import r2_statistic
 from jepa_tabular.verbs.stream import feature_frame
 
@@ -88,7 +88,9 @@ class Finetune:
         model = load(self.encoder)
         frame, target, labels = self._labelled(model)
         test = self._test_rows(model, frame)
-        run = Run.create(self.out, run_record("finetune", to_dict(self)), overwrite=self.overwrite)
+        run = Run.create(
+            self.out, run_record("tabular", "finetune", to_dict(self)), overwrite=self.overwrite
+        )
         training, tested = np.flatnonzero(~test), np.flatnonzero(test)
         found = {TRAINED: self._estimator(self.encoder, target.task)}
         found[TRAINED].fit(frame[~test], labels[~test])

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +18,7 @@ from jepa_core.config import Range, check, from_dict, to_dict
 from jepa_core.domain import Machine
 from jepa_core.errors import ConfigError, DataError
 from jepa_core.report.table import Table
-from jepa_core.run import Run
+from jepa_core.run import Run, run_record
 from jepa_core.training.device import find_device
 from jepa_tabular import inference
 from jepa_tabular.columns import kinds_besides
@@ -87,7 +84,7 @@ class Pretrain:
         find_device(self.machine.device)
         run = Run.create(
             self.out,
-            run_record("pretrain", to_dict(replace(self, config=config))),
+            run_record("tabular", "pretrain", to_dict(replace(self, config=config))),
             resume=self.resume,
             overwrite=self.overwrite,
         )
@@ -339,15 +336,3 @@ def recipe_of(run: Run) -> PretrainConfig:
             remedy="give a run of jepa tabular pretrain",
         )
     return from_dict(PretrainConfig, run.config["config"], where=run.path / "config.json")
-
-
-def run_record(verb: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What config.json of a run holds."""
-    places = {"out", "resume", "overwrite"}
-    return {
-        "domain": "tabular",
-        "verb": verb,
-        "version": version("jepa-tabular"),
-        "command": shlex.join(["jepa", *sys.argv[1:]]),
-        "config": {key: value for key, value in config.items() if key not in places},
-    }

@@ -17,7 +17,7 @@ from jepa_core.jobs import run_jobs
 from jepa_core.report import pictures
 from jepa_core.report.figures import curves
 from jepa_core.report.table import Cell, Table
-from jepa_core.run import Run, next_free
+from jepa_core.run import Run, next_free, run_record
 from jepa_vision.collapse import collapse_report, collapse_table
 from jepa_vision.data.transforms import centre
 from jepa_vision.evaluation import knn_probe
@@ -29,7 +29,6 @@ from jepa_vision.inference import PretrainedImage, load, save
 from jepa_vision.presets import DEMO, PretrainConfig
 from jepa_vision.pretrain import untrained
 from jepa_vision.report import write_report
-from jepa_vision.verbs.pretrain import run_record
 
 ARMS = (IJEPA, DMT, SOUND)
 _LABELLED, _SCORED = 400, 600
@@ -58,7 +57,7 @@ class Demo:
     def __call__(self) -> None:
         out = self.out or next_free(Path("runs/vision-demo"))
         settings = {k: v for k, v in to_dict(self).items() if k != "jobs"}
-        run = Run.create(out, run_record("demo", settings), overwrite=self.overwrite)
+        run = Run.create(out, run_record("vision", "demo", settings), overwrite=self.overwrite)
         photographs, digits, y = photographs_and_digits()
         images = [*windows(photographs), *digits[_LABELLED + _SCORED :]]
         print(f"pre-training {len(ARMS)} arms on {len(images)} images, {self.config.steps} steps")

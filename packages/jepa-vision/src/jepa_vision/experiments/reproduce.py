@@ -22,7 +22,7 @@ from jepa_core.jobs import run_jobs
 from jepa_core.report import pictures
 from jepa_core.report.figures import curves
 from jepa_core.report.readme import fill_readme, typed
-from jepa_core.run import Run
+from jepa_core.run import Run, run_record
 from jepa_core.training.interrupt import saying
 from jepa_vision.experiments import showing
 from jepa_vision.experiments.comparison import (
@@ -53,7 +53,6 @@ from jepa_vision.inference import PretrainedImage, load
 from jepa_vision.presets import REPRODUCE, PretrainConfig
 from jepa_vision.pretrain import untrained
 from jepa_vision.report import write_report
-from jepa_vision.verbs.pretrain import run_record
 
 ARMS = (IJEPA, DMT, SOUND, PAIRED, MEAN, RANDOM)
 _SHOWN = (IJEPA, DMT, SOUND)
@@ -106,7 +105,7 @@ class Reproduce:
         if self.readme is not None:
             fill_readme(self.readme, "")  # refuses before the work, not after it
         settings = {k: v for k, v in to_dict(self).items() if k not in ("jobs", "readme", "data")}
-        record = run_record("reproduce", settings)
+        record = run_record("vision", "reproduce", settings)
         run = Run.create(self.out, record, resume=self.resume, overwrite=self.overwrite)
         with saying("--resume continues"):
             found = self._results(run, material)

@@ -17,7 +17,7 @@ from jepa_core.evaluation.compare import compare_scores
 from jepa_core.evaluation.intervals import wilson
 from jepa_core.evaluation.metrics import Statistic, accuracy, mean_statistic
 from jepa_core.report.table import Cell, Table, interval
-from jepa_core.run import Run
+from jepa_core.run import Run, run_record
 from jepa_core.training.device import find_device, one_process
 from jepa_core.training.interrupt import saying
 from jepa_vision.classifier import TrainedClassifier, save_classifier
@@ -28,7 +28,7 @@ from jepa_vision.finetune import LabelledCrops, Parts, divide, train_classifier
 from jepa_vision.inference import PretrainedImage, load
 from jepa_vision.pretrain import untrained
 from jepa_vision.report import write_report
-from jepa_vision.verbs.pretrain import Reading, noting, run_record, splits_of
+from jepa_vision.verbs.pretrain import Reading, noting, splits_of
 
 TRAINED = "pre-trained"
 
@@ -91,7 +91,7 @@ class Finetune:
         find_device(training.device)
         run = Run.create(
             self.out,
-            run_record("finetune", to_dict(self)),
+            run_record("vision", "finetune", to_dict(self)),
             resume=self.resume,
             overwrite=self.overwrite,
         )

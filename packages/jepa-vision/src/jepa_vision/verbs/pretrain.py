@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -19,7 +16,7 @@ from jepa_core.config import Range, check, to_dict
 from jepa_core.domain import Machine
 from jepa_core.errors import ConfigError, DataError
 from jepa_core.report.table import Table
-from jepa_core.run import Run
+from jepa_core.run import Run, run_record
 from jepa_core.training.device import find_device
 from jepa_core.training.sampler import Epochs
 from jepa_vision import inference
@@ -161,7 +158,7 @@ class Pretrain:
         record = to_dict(replace(self, config=config)) | {"images": len(images)}
         run = Run.create(
             self.out,
-            run_record("pretrain", record),
+            run_record("vision", "pretrain", record),
             resume=self.resume,
             overwrite=self.overwrite,
         )
@@ -233,18 +230,6 @@ def skipped_table(skipped: Sequence[Skipped], kept: int) -> Table:
         [[one.name, one.reason] for one in skipped[:_SHOWN]],
         (f"{len(skipped)} of {len(skipped) + kept} files could not be read and are left out.",),
     )
-
-
-def run_record(verb: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What config.json of a run holds."""
-    places = {"out", "resume", "overwrite"}
-    return {
-        "domain": "vision",
-        "verb": verb,
-        "version": version("jepa-vision"),
-        "command": shlex.join(["jepa", *sys.argv[1:]]),
-        "config": {key: value for key, value in config.items() if key not in places},
-    }
 
 
 def _say(line: str) -> None:
