@@ -44,10 +44,10 @@ def draws(golden: dict[str, np.ndarray], n: int = 32) -> np.ndarray:
     )
 
 
-def product64(multipliers: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def product64(multipliers: np.ndarray, x: np.ndarray, high: np.ndarray, low: np.ndarray) -> None:
     """High and low 64 bits of a product, by Python's integers."""
     exact = multipliers.astype(object) * x.astype(object)
-    return (exact >> 64).astype(np.uint64), (exact & (2**64 - 1)).astype(np.uint64)
+    high[:], low[:] = (exact >> 64).astype(np.uint64), (exact & (2**64 - 1)).astype(np.uint64)
 
 
 PHILOX_4X64 = rng.Form(
@@ -86,9 +86,8 @@ def test_the_round_function_at_64_bits_is_numpys_philox(key: tuple[int, int]) ->
     ours = np.array(
         [[c >> (64 * place) & (2**64 - 1) for c in counters] for place in range(4)], np.uint64
     )
-    even, odd = rng.philox_rounds(
-        PHILOX_4X64, ours[0::2], ours[1::2], np.array(key, np.uint64)[:, None]
-    )
+    keys = rng.round_keys(PHILOX_4X64, np.array(key, np.uint64)[:, None])
+    even, odd = rng.philox_rounds(PHILOX_4X64, ours[0::2], ours[1::2], keys)
     np.testing.assert_array_equal(np.stack((even[0], odd[0], even[1], odd[1]), 1), theirs)
 
 
@@ -104,6 +103,22 @@ def test_a_shorter_key_broadcasts_over_the_counters() -> None:
 def test_words_are_the_golden_words(golden: dict[str, np.ndarray]) -> None:
     assert [rng.fnv1a32(str(name)) for name in golden["streams"]] == golden["stream_hash"].tolist()
     np.testing.assert_array_equal(draws(golden), golden["words"])
+
+
+@pytest.mark.parametrize("samples", [3, 200])
+@pytest.mark.parametrize("high", [0, 5])
+def test_words_are_blocks_of_philox_one_after_the_other(samples: int, high: int) -> None:
+    # 200 samples of 101 blocks are more than are worked on at a time.
+    ids = np.arange(samples) + (np.arange(samples) % 2 * high << 32)
+    visits, seed, n, first = np.arange(samples) % 7, 2**40 + 3, 401, 2
+    found = rng.words(seed, "mask", ids, visits, n, first)
+    key = np.array([seed % 2**32, seed >> 32 ^ rng.fnv1a32("mask")], np.uint32)
+    for place in (0, 1, samples // 2, samples - 1):
+        counters = [
+            (block, visits[place], ids[place] % 2**32, ids[place] >> 32) for block in range(101)
+        ]
+        one = rng.philox(np.array(counters, np.uint32), key).ravel()[first : first + n]
+        np.testing.assert_array_equal(found[place], one)
 
 
 def test_conversions_are_the_golden_ones(golden: dict[str, np.ndarray]) -> None:
@@ -230,6 +245,12 @@ def test_ties_in_a_permutation_go_by_index() -> None:
     words = (np.arange(600, dtype=np.uint32) % 3)[None]
     expected = [i for value in range(3) for i in range(value, 600, 3)]
     assert rng.permutation(words).tolist() == [expected]
+
+
+def test_members_go_by_their_words_and_then_by_size() -> None:
+    members = np.array([[30, 10, 20, 40]], np.uint32)
+    words = np.array([[[5, 9, 5, 0]], [[1, 2, 3, 4]]], np.uint32)
+    assert rng.shuffled(members, words).tolist() == [[[40, 20, 30, 10]], [[30, 10, 20, 40]]]
 
 
 def test_a_subset_is_uniform_and_ascending() -> None:

@@ -30,39 +30,43 @@ _BOUNDED_MAX = 1 << 16
 
 @dataclass(frozen=True)
 class Form:
-    """Philox-4 for one word size; `product` gives the high and low words of multiplier * x."""
+    """Philox-4 for one word size; `product` writes the high and low words of multiplier * x."""
 
     bits: int
     multipliers: tuple[int, int]
     weyl: tuple[int, int]
-    product: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    product: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
 
 
-def _product32(multipliers: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    product = multipliers * x
-    low = product & np.uint64(_MASK32)
-    product >>= np.uint64(32)
-    return product, low
+def _product32(
+    multipliers: np.ndarray | np.uint64, x: np.ndarray, high: np.ndarray, low: np.ndarray
+) -> None:
+    np.multiply(multipliers, x, out=high)
+    np.bitwise_and(high, _LOW, out=low)
+    np.right_shift(high, _HALF, out=high)
 
 
+_LOW, _HALF = np.uint64(_MASK32), np.uint64(32)
 PHILOX_4X32 = Form(32, (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85), _product32)
+# Blocks that are worked on at a time: their words in work, 64 bytes a block, stay in a core's
+# cache, and the memory is not given back and asked for again at every call.
+_TILE = 12288
 
 
 def philox_rounds(
     form: Form,
     even: UInt64[np.ndarray, "2 *blocks"],
     odd: UInt64[np.ndarray, "2 *blocks"],
-    key: UInt64[np.ndarray, "2 *#blocks"],
-    rounds: int = 10,
+    keys: UInt64[np.ndarray, "rounds 2 *#blocks"],
 ) -> tuple[UInt64[np.ndarray, "2 *blocks"], UInt64[np.ndarray, "2 *blocks"]]:
     """The Philox-4 bijection on words held in uint64, for either word size.
 
     Parameters
     ----------
     even, odd
-        Counter words (0, 2) and (1, 3) of each block.
-    key
-        The two key words, broadcastable over the blocks.
+        Counter words (0, 2) and (1, 3) of each block; overwritten.
+    keys
+        `round_keys` of two key words that broadcast over the blocks.
 
     Returns
     -------
@@ -70,16 +74,26 @@ def philox_rounds(
     """
     ones = (1,) * (even.ndim - 1)
     multipliers = np.array(form.multipliers, np.uint64).reshape(2, *ones)
+    high, low = np.empty_like(even), np.empty_like(odd)
+    for key in keys:
+        form.product(multipliers, even, high, low)
+        # Each half is fed by the product of the other one.
+        high, low = high[::-1], low[::-1]
+        high ^= odd
+        high ^= key
+        even, odd, high, low = high, low, even, odd
+    return even, odd
+
+
+def round_keys(
+    form: Form, key: UInt64[np.ndarray, "2 *blocks"], rounds: int = 10
+) -> UInt64[np.ndarray, "rounds 2 *blocks"]:
+    """What each round adds to the state: the key words, moved on by a constant each time."""
+    ones = (1,) * (key.ndim - 1)
     weyl = np.array(form.weyl, np.uint64).reshape(2, *ones)
     number = np.arange(rounds, dtype=np.uint64).reshape(rounds, 1, *ones)
-    for round_key in (key + number * weyl) & np.uint64((1 << form.bits) - 1):
-        high, low = form.product(multipliers, even)
-        # Each half is fed by the product of the other one.
-        even = high[::-1]
-        even ^= odd
-        even ^= round_key
-        odd = low[::-1]
-    return even, odd
+    keys: np.ndarray = (key + number * weyl) & np.uint64((1 << form.bits) - 1)
+    return keys
 
 
 def philox(
@@ -92,7 +106,8 @@ def philox(
     keys = np.moveaxis(key, -1, 0).astype(np.uint64)
     # A shorter key broadcasts over the leading axes of the counters.
     keys = keys.reshape(2, *(1,) * (words.ndim - keys.ndim), *keys.shape[1:])
-    even, odd = philox_rounds(PHILOX_4X32, words[0::2], words[1::2], keys, rounds)
+    even, odd = (np.ascontiguousarray(words[place::2]) for place in range(2))
+    even, odd = philox_rounds(PHILOX_4X32, even, odd, round_keys(PHILOX_4X32, keys, rounds))
     return np.stack((even[0], odd[0], even[1], odd[1]), axis=-1).astype(np.uint32)
 
 
@@ -141,18 +156,34 @@ def words(
     samples = np.asarray(samples).astype(np.uint64)[:, None]
     first_block, skip = divmod(first, 4)
     blocks = -(-(skip + n) // 4)
+    key = np.array([seed & _MASK32, seed >> 32 ^ fnv1a32(stream)], np.uint64)
+    keys = round_keys(PHILOX_4X32, key.reshape(2, 1, 1))
 
-    even = np.empty((2, len(samples), blocks), np.uint64)
-    even[0] = np.arange(first_block, first_block + blocks, dtype=np.uint64)
-    even[1] = samples & np.uint64(_MASK32)
-    odd = np.empty_like(even)
-    odd[0] = counters
-    odd[1] = samples >> np.uint64(32)
-    key = np.array([seed & _MASK32, seed >> 32 ^ fnv1a32(stream)], np.uint64).reshape(2, 1, 1)
+    # In the first two rounds each product depends on the sample alone or on the block alone, so
+    # that they cost next to nothing; only what joins the two has the size of the draw.
+    m0, m2 = (np.uint64(multiplier) for multiplier in PHILOX_4X32.multipliers)
+    high = samples >> _HALF
+    block = m0 * np.arange(first_block, first_block + blocks, dtype=np.uint64)[None]
+    sample = m2 * (samples & _LOW)
+    c0 = m0 * (sample >> _HALF ^ counters.astype(np.uint64) ^ keys[0, 0])
+    c2 = m2 * (block >> _HALF ^ (high if high.any() else high[:1]) ^ keys[0, 1])
+    # Behind them, words 0 and 2 are the XOR of the first two here, and words 1 and 3 the third.
+    state = (
+        (c2 >> _HALF, sample & _LOW ^ keys[1, 0], c2 & _LOW),
+        (c0 >> _HALF, block & _LOW ^ keys[1, 1], c0 & _LOW),
+    )
 
-    even, odd = philox_rounds(PHILOX_4X32, even, odd, key)
     out = np.empty((len(samples), blocks, 4), np.uint32)
-    out[..., 0], out[..., 1], out[..., 2], out[..., 3] = even[0], odd[0], even[1], odd[1]
+    rows = max(1, _TILE // max(1, blocks))
+    for begin in range(0, len(samples), rows):
+        part = slice(begin, begin + rows)
+        tile = out[part]
+        even, odd = np.empty((2, 2, *tile.shape[:2]), np.uint64)
+        for half, parts in enumerate(state):
+            one, other, odd[half] = (word[part] if len(word) > 1 else word for word in parts)
+            np.bitwise_xor(one, other, out=even[half])
+        even, odd = philox_rounds(PHILOX_4X32, even, odd, keys[2:])
+        tile[..., 0], tile[..., 1], tile[..., 2], tile[..., 3] = even[0], odd[0], even[1], odd[1]
     return out.reshape(len(samples), 4 * blocks)[:, skip : skip + n]
 
 
@@ -207,14 +238,21 @@ def normal(words: UInt32[np.ndarray, "*batch 4*n"]) -> Float64[np.ndarray, "*bat
 
 def permutation(words: UInt32[np.ndarray, "*batch n"]) -> Int64[np.ndarray, "*batch n"]:
     """A random order of [0, n): the stable argsort of one word per element."""
-    # Word and place in one integer: NumPy sorts those by vector instructions, 5 times as fast as
-    # it argsorts, and equal words keep their order.
+    places = np.arange(words.shape[-1], dtype=np.uint32)
+    return shuffled(np.broadcast_to(places, words.shape), words).astype(np.int64)
+
+
+def shuffled(
+    members: UInt32[np.ndarray, "*batch n"], words: UInt32[np.ndarray, "*batch n"]
+) -> UInt32[np.ndarray, "*batch n"]:
+    """The members in the order of their words, one each; those with equal words ascend."""
+    # Word and member in one integer: NumPy sorts those by vector instructions, 5 times as fast as
+    # it argsorts.
     keys = words.astype(np.uint64)
     keys <<= np.uint64(32)
-    keys |= np.arange(words.shape[-1], dtype=np.uint64)
+    keys |= members
     keys.sort(axis=-1)
-    keys &= np.uint64(_MASK32)
-    return keys.view(np.int64)
+    return keys.astype(np.uint32)
 
 
 def subset(words: UInt32[np.ndarray, "*batch n"], k: int) -> Int64[np.ndarray, "*batch k"]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64
+from jaxtyping import Int, Int32, UInt32
 from torch import Tensor
 
 from jepa_core import rng
@@ -133,25 +133,28 @@ class SubsetSampler:
         """As a call, with sizes that are given."""
         samples = np.asarray(samples)
         counters = np.broadcast_to(np.asarray(counters), samples.shape)
-        rest = self.tokens - n_context
-        words = rng.words(seed, "mask", samples, counters, self.tokens + (self.targets - 1) * rest)
-        order = rng.permutation(words[:, : self.tokens])
+        rows, rest, more = len(samples), self.tokens - n_context, self.targets - 1
+        words = rng.words(seed, "mask", samples, counters, self.tokens + more * rest)
+        order = rng.shuffled(self._members(), words[:, : self.tokens])
+        context = np.empty((rows, self.kept + n_context), np.int32)
+        context[:, : self.kept] = np.arange(self.kept)
+        context[:, self.kept :] = np.sort(order[:, :n_context], axis=1)
+        # One order serves the context and the first target; each further target is a new one of
+        # what is left.
         left = order[:, n_context:]
-        # One order serves the context and the first target; each further target is a new one.
-        targets = [left[:, :n_target]]
-        for first in range(self.tokens, words.shape[1], rest):
-            chosen = rng.permutation(words[:, first : first + rest])[:, :n_target]
-            targets.append(np.take_along_axis(left, chosen, axis=1))
-        context = np.sort(order[:, :n_context], axis=1) + self.kept
-        kept = np.broadcast_to(np.arange(self.kept), (len(samples), self.kept))
-        return (
-            _index_set(np.concatenate((kept, context), axis=1)),
-            _index_set(np.sort(np.concatenate(targets), axis=1) + self.kept),
-        )
+        target = np.empty((self.targets, rows, n_target), np.int32)
+        target[0] = left[:, :n_target]
+        if more:
+            fresh = words[:, self.tokens :].reshape(rows, more, rest)
+            found = rng.shuffled(left[:, None], fresh)[..., :n_target]
+            target[1:] = np.moveaxis(found, 1, 0)
+        target.sort(axis=-1)
+        return _index_set(context), _index_set(target.reshape(-1, n_target))
+
+    def _members(self) -> UInt32[np.ndarray, "tokens"]:
+        return np.arange(self.kept, self.kept + self.tokens, dtype=np.uint32)
 
 
-def _index_set(indices: Int64[np.ndarray, "rows size"]) -> IndexSet:
+def _index_set(indices: Int32[np.ndarray, "rows size"]) -> IndexSet:
     rows, size = indices.shape
-    return IndexSet(
-        torch.from_numpy(indices.astype(np.int32)), torch.full((rows,), size, dtype=torch.int32)
-    )
+    return IndexSet(torch.from_numpy(indices), torch.full((rows,), size, dtype=torch.int32))
