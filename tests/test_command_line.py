@@ -37,6 +37,16 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert done.stdout.startswith("usage: jepa")
 
 
+def test_help_on_the_first_word_of_a_verb_lists_those_that_begin_with_it() -> None:
+    done = run("ecg", "data", "--help")
+    assert done.returncode == 0
+    assert [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("  ")] == [
+        ["data", "check"],
+        ["data", "build"],
+        ["data", "fetch"],
+    ]
+
+
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_importing_a_domain_costs_no_torch(domain: str) -> None:
     program = (

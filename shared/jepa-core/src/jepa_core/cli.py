@@ -78,6 +78,10 @@ def _dispatch(words: list[str]) -> None:
     if not rest or rest[0] in ("-h", "--help"):
         print(_domain_help(domain))
         return
+    group = tuple(verb for verb in domain.verbs if verb.name.startswith(f"{rest[0]} "))
+    if group and rest[1:] in (["-h"], ["--help"]):
+        print(_domain_help(dataclasses.replace(domain, verbs=group)))
+        return
     verb, rest = _find_verb(domain, rest)
     command = f"jepa {domain.name} {verb.name}"
     _parse(verb, rest, command)()
