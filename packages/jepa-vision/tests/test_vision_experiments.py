@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepa_core.errors import DataError
-from jepa_vision.experiments import comparison, demo, locality, reproduce
+from jepa_core.errors import ConfigError, DataError
+from jepa_vision.experiments import choices, comparison, demo, levers, locality, reproduce
 from jepa_vision.experiments.comparison import (
     DMT,
     IJEPA,
@@ -156,7 +156,7 @@ def test_neighbours_of_one_class_agree() -> None:
 
 def test_choices_are_made_on_training_images_alone() -> None:
     whole = material()
-    part = locality.for_choices(whole)
+    part = choices.for_choices(whole)
     assert len(part.train) == 12
     assert len(part.test) == 6
     assert np.bincount(part.truth).tolist() == [2, 2, 2]
@@ -207,6 +207,22 @@ def test_reproduction_goes_from_images_to_report(
     assert readme.read_text() == text
 
 
+def test_a_run_without_controls_can_get_them_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "read_material", lambda folder: material())
+    run = reproduce.Reproduce(
+        out=tmp_path / "run", data=tmp_path, seeds=(0, 1), jobs=1, controls=False, config=TINY
+    )
+    run()
+    kept = tmp_path / "run" / "results" / "seeds.jsonl"
+    first = kept.read_text()
+    assert f'"{RANDOM}"' not in first
+    replace(run, controls=True, resume=True)()
+    assert kept.read_text().startswith(first)
+    assert f'"{RANDOM}"' in kept.read_text()
+
+
 def test_missing_images_and_a_readme_without_markers_are_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +252,31 @@ def test_the_study_writes_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = (tmp_path / "TARGETS.md").read_text()
     assert "own query" in text
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 10
+
+
+def test_levers_are_compared_with_the_twin_and_with_the_recipe_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(levers, "read_material", lambda folder: material())
+    longer = "4 times the steps"
+    study = levers.Levers(
+        levers=(longer,),
+        out=tmp_path / "kept.jsonl",
+        markdown=tmp_path / "LEVERS.md",
+        data=tmp_path,
+        seeds=(0, 1),
+        jobs=1,
+        config=TINY,
+    )
+    study()
+    kept = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    steps = {one["key"]["arm"]: one["key"]["recipe"]["steps"] for one in kept}
+    assert steps == {TWIN: TINY.steps, IJEPA: TINY.steps, longer: 4 * TINY.steps}
+    text = (tmp_path / "LEVERS.md").read_text()
+    assert f"{longer} − {TWIN}" in text
+    assert f"{longer} − {IJEPA}" in text
+    with pytest.raises(ConfigError, match="no lever wings"):
+        replace(study, levers=("wings",))()
 
 
 def test_the_demo_needs_no_file_and_leaves_an_encoder_and_a_report(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -58,28 +58,6 @@ _FORMS = {
     "voc": _Form(_VOC, IGNORE, IGNORE),
     "oxford-pet": _Form(("pet", "background"), 3, IGNORE, 1),
 }
-
-
-class Scenes(Protocol):
-    """Pictures with a class for every pixel.
-
-    Attributes
-    ----------
-    names
-        Of the pictures.
-    classes
-        Names of the classes.
-    ignore_index
-        The label of pixels that have none.
-    """
-
-    names: Sequence[str]
-    classes: tuple[str, ...]
-    ignore_index: int
-
-    def __len__(self) -> int: ...
-    def image(self, i: int) -> Pixels: ...
-    def label(self, i: int) -> Int64[np.ndarray, "height width"]: ...
 
 
 class _Pair(NamedTuple):

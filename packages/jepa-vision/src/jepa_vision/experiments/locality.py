@@ -14,22 +14,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
 
-from jepa_core.config import to_dict
-from jepa_core.jobs import run_jobs
 from jepa_core.run import write_text
-from jepa_vision.experiments.comparison import (
-    IJEPA,
-    TWIN,
-    Material,
-    arm_recipe,
-    read_material,
-    train_arm,
-)
+from jepa_vision.experiments.choices import for_choices, train_recipes
+from jepa_vision.experiments.comparison import IJEPA, TWIN, arm_recipe, read_material
 from jepa_vision.experiments.findings import (
     Results,
     gain,
@@ -80,15 +71,10 @@ class Locality:
             },
             TWIN: self.config,
         }
-        jobs: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
-            ({"arm": arm, "seed": seed, "recipe": to_dict(recipe)}, (material, recipe, arm, seed))
-            for arm, recipe in recipes.items()
-            for seed in self.seeds
-        ]
-        results = run_jobs(train_arm, jobs, keep=self.out, processes=self.jobs, label="forms")
-        found: dict[str, list[dict[str, Any]]] = {TWIN: []}
-        for (key, _), result in zip(jobs, results, strict=True):
-            found.setdefault(str(key["arm"]), []).append(result)
+        found = train_recipes(
+            material, recipes, self.seeds, keep=self.out, jobs=self.jobs, label="forms"
+        )
+        found = {TWIN: found.pop(TWIN), **found}
         forms = [name for name in FORMS if name != PAPER]
         pairs = [(name, other) for other in (PAPER, IJEPA, TWIN) for name in forms]
         tables = [
@@ -137,27 +123,6 @@ def summary(found: Results) -> str:
         f"{between(IJEPA):.2f} ({least(IJEPA):.3f}). By intervals over seeds, "
         + (", ".join(told) if told else "no form is ahead of or behind the paper's")
         + "; all others are level."
-    )
-
-
-def for_choices(material: Material) -> Material:
-    """Training parts alone: every third photograph of a class and every third frame is scored."""
-    place = np.zeros(len(material.y), np.int64)
-    for label in np.unique(material.y):
-        members = np.flatnonzero(material.y == label)
-        place[members] = np.arange(len(members))
-    photographs = place % 3 == 2
-    frames = np.arange(len(material.train_scenes)) % 3 == 2
-    return replace(
-        material,
-        train=material.train[~photographs],
-        y=material.y[~photographs],
-        test=material.train[photographs],
-        truth=material.y[photographs],
-        train_scenes=material.train_scenes[~frames],
-        train_maps=material.train_maps[~frames],
-        test_scenes=material.train_scenes[frames],
-        test_maps=material.train_maps[frames],
     )
 
 
