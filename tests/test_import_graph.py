@@ -16,11 +16,11 @@ DOMAINS = {
 # The floors of the core, from the ground up. A room may import rooms on lower floors only.
 FLOORS = (
     ("errors",),
-    ("config", "progress", "rng"),
+    ("config", "files", "progress", "rng"),
     ("tokens", "attention", "losses", "ema", "schedules", "optim", "domain"),
     ("masking", "layers"),
-    ("run", "hub", "download"),
-    ("jobs",),
+    ("run", "download"),
+    ("jobs", "hub"),
     ("health",),
     ("training",),
     ("report",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from jepa_core.errors import DataError
 from jepa_ecg.data.arrays import Dump, FileList
 from jepa_ecg.data.errors import ECGFormatError
 from jepa_ecg.data.ptbxl import PTBXL, ptbxl_labels
-from jepa_ecg.data.source import ReadOptions, open_source, refuse_missing
+from jepa_ecg.data.source import ReadOptions, Source, open_source, refuse_missing
 from jepa_ecg.data.transforms import interpolate_nans, strided_crops
 from jepa_ecg.data.wfdb_header import read_header
 from jepa_ecg.data.wfdb_record import read_record
@@ -413,6 +414,26 @@ def test_a_git_lfs_pointer_is_named_as_what_it_is(record, tmp_path):
     (tmp_path / "p.hea").write_bytes(POINTER)
     with pytest.raises(ECGFormatError, match="Git LFS pointer"):
         read_record(tmp_path / "p")
+
+
+def one_of(source: Source) -> object:
+    return source.read(next(iter(source.entries())), ReadOptions())
+
+
+def test_an_array_that_promises_more_than_its_file_has_is_refused_before_allocation(tmp_path):
+    header = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 3), }".ljust(117)
+    content = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + f"{header}\n".encode()
+    (tmp_path / "a.npy").write_bytes(content)
+    (tmp_path / "list.csv").write_text("path\na.npy\n")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as packed:
+        packed.writestr("data.npy", content)
+        packed.writestr("sizes.npy", content)
+    for name in ("a.npy", "a.npz", "list.csv"):
+        with pytest.raises(ECGFormatError, match=r"a\.np[yz]: cannot be read: .*file"):
+            one_of(open_source(tmp_path / name, fs=100))
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-30])
+    with pytest.raises(ECGFormatError, match=r"a\.npz: cannot be read: "):
+        one_of(open_source(tmp_path / "a.npz", fs=100))
 
 
 def test_signals_of_one_file_must_agree(record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -339,6 +340,20 @@ def test_an_official_checkpoint_becomes_an_encoder(data, tmp_path):
     )
     with pytest.raises(RunError, match="already exists"):
         verb()
+    before = (tmp_path / "encoder" / "model.safetensors").read_bytes()
+    replace(verb, overwrite=True)()
+    assert (tmp_path / "encoder" / "model.safetensors").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["encoder", "epoch_1.pth", "table.npz"]
+
+
+def test_an_import_overwrites_nothing_but_an_encoder(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "precious.jpg").touch()
+    verb = Import(tmp_path / "a.pth", tmp_path / "b.csv", tmp_path / "photos", overwrite=True)
+    # Said before anything is read: neither file is there.
+    with pytest.raises(RunError, match="photos: is no folder of an encoder"):
+        verb()
+    assert os.listdir(tmp_path / "photos") == ["precious.jpg"]
 
 
 def test_a_checkpoint_of_another_table_is_refused(data, tmp_path):

@@ -272,7 +272,7 @@ ARCHIVES = {
     "other widths": ({"X_a": np.eye(2), "X_b": np.eye(3)}, r"not the same number of columns"),
     "three axes": ({"X": np.zeros((2, 2, 2))}, r"shape \(2, 2, 2\), where rows and columns"),
     "complex": ({"X": np.eye(2) * 1j}, r"array X: an array of complex128, not of numbers"),
-    "objects": ({"X": np.array([[1, "a"]], object)}, r"array X: pickled objects are not read"),
+    "objects": ({"X": np.array([[1, "a"]], object)}, r"array X: holds pickled objects"),
     "no rows": ({"X": np.zeros((0, 3))}, r"there are no rows"),
 }
 
@@ -306,7 +306,7 @@ def test_a_header_that_promises_more_than_there_is_allocates_nothing(tmp_path, s
 
 def test_pickled_objects_are_never_loaded(tmp_path):
     np.save(tmp_path / "t.npy", np.array([[object()]], object), allow_pickle=True)
-    with pytest.raises(DataError, match="pickled objects are not read"):
+    with pytest.raises(DataError, match="holds pickled objects"):
         load_table(tmp_path / "t.npy")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from jepa_core.errors import ConfigError, DataError
+from jepa_core.errors import ConfigError, DataError, RunError
 from jepa_core.layers.positions import sincos_2d
 from jepa_vision.checkpoints import (
     from_transformers,
@@ -205,6 +206,22 @@ def test_missing_and_unexpected_tensors_are_listed(tmp_path):
     assert "missing: norm.weight" in said
     assert "unexpected: extra.weight" in said
     assert "norm.bias (5,), not (32,)" in said
+
+
+def test_a_checkpoint_stays_until_its_successor_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "x.pth.tar"
+    save_official(path, perturbed())
+    before = path.read_bytes()
+
+    def full(content, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RunError, match="cannot be written"):
+        save_official(path, perturbed(seed=1))
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["x.pth.tar"]
 
 
 @pytest.mark.parametrize(

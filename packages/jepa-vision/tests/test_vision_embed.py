@@ -351,14 +351,14 @@ def trained_run(tmp_path: Path) -> tuple[Path, Path]:
         (["import", "folder", "--out", "o"], "folder: holds no .safetensors file"),
         (["import", "x.pth.tar", "--out", "o"], "weights do not show heads; give the number of"),
         (["import", "five.pth.tar", "--heads", "2", "--out", "o"], "give --mean and --std"),
-        (["import", "x.pth.tar", "--heads", "2", "--out", "folder"], "folder: already exists"),
+        (["import", "x.pth.tar", "--heads", "2", "--out", "e"], "e: already exists"),
         (
             ["import", "x.pth.tar", "--heads", "2", "--out", "folder", "--overwrite"],
-            "folder: is no folder of weights; give another --out",
+            "folder: is no folder of an encoder; give another place",
         ),
         (["export", "e", "--format", "official", "--out", "o"], "an encoder alone has no predict"),
-        (["export", "e", "--out", "folder", "--overwrite"], "folder: is no folder of weights"),
-        (["export", "e", "--out", "folder"], "folder: already exists"),
+        (["export", "e", "--out", "folder", "--overwrite"], "folder: is no folder of an encoder"),
+        (["export", "e", "--out", "e"], "e: already exists"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -24,6 +24,7 @@ from jepa_core.hub import (
     push,
     read_safetensors,
     read_torch_weights,
+    refuse_taken,
     rename_keys,
     save_encoder,
 )
@@ -59,6 +60,100 @@ def test_saving_again_replaces_and_leaves_nothing_beside(tmp_path):
     save_encoder(tmp_path / "encoder", {"b": torch.ones(2)}, CONFIG)
     assert load_encoder(tmp_path / "encoder", "jepa-ecg")[1].keys() == {"b"}
     assert os.listdir(tmp_path) == ["encoder"]
+
+
+def written_by(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def something_else(folder: Path, kind: str) -> None:
+    """What is no encoder of ours, though some of it looks like one."""
+    if kind == "a file":
+        folder.write_text("precious")
+        return
+    folder.mkdir()
+    (folder / "precious.txt").touch()
+    if kind in ("weights alone", "another program's model"):
+        (folder / "model.safetensors").touch()
+    if kind in ("a run", "another program's model"):
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+    if kind == "broken":
+        (folder / "model.safetensors").touch()
+        (folder / "config.json").write_text('{"package"')
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["a file", "a folder", "weights alone", "a run", "another program's model", "broken"],
+)
+def test_only_an_encoder_is_replaced(tmp_path, kind):
+    place = tmp_path / "home"
+    something_else(place, kind)
+    before = written_by(place) if place.is_dir() else place.read_bytes()
+    for overwrite in (True, False):
+        with pytest.raises(RunError, match="home: is no folder of an encoder; give another place"):
+            refuse_taken(place, overwrite=overwrite)
+    with pytest.raises(RunError, match="home: is no folder of an encoder"):
+        save_encoder(place, state(), CONFIG)
+    assert (written_by(place) if place.is_dir() else place.read_bytes()) == before
+    assert os.listdir(tmp_path) == ["home"]
+
+
+def test_an_encoder_is_replaced_only_where_that_is_asked_for(tmp_path):
+    place = tmp_path / "encoder"
+    refuse_taken(place, overwrite=False)
+    place.mkdir()
+    refuse_taken(place, overwrite=False)
+    save_encoder(place, state(), CONFIG)
+    with pytest.raises(RunError, match="encoder: already exists; give --overwrite or another"):
+        refuse_taken(place, overwrite=False)
+    refuse_taken(place, overwrite=True)
+
+
+def test_what_lies_beside_an_encoder_stays(tmp_path):
+    place = save_encoder(tmp_path / "encoder", state(), CONFIG, {"more.json": [1]})
+    (place / "README.md").write_text("my notes")
+    (place / "figures").mkdir()
+    (place / "figures" / "a.svg").touch()
+    save_encoder(place, {"b": torch.ones(2)}, CONFIG, {"more.json": [2]})
+    assert load_encoder(place, "jepa-ecg")[1].keys() == {"b"}
+    assert json.loads((place / "more.json").read_text()) == [2]
+    assert (place / "README.md").read_text() == "my notes"
+    assert (place / "figures" / "a.svg").exists()
+    assert os.listdir(tmp_path) == ["encoder"]
+
+
+@pytest.mark.parametrize("failing", ["save_file", "fsync", "second rename"])
+def test_an_encoder_stays_until_its_successor_is_whole(tmp_path, monkeypatch, failing):
+    place = save_encoder(tmp_path / "encoder", state(), CONFIG)
+    (place / "README.md").write_text("my notes")
+    before, rename = written_by(place), Path.rename
+
+    def full(*_: object) -> None:
+        assert written_by(place) == before
+        raise OSError(28, "No space left on device")
+
+    def stuck(self: Path, target: Path) -> Path:
+        if ".tmp-" in self.name:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    if failing == "second rename":
+        monkeypatch.setattr(Path, "rename", stuck)
+    else:
+        monkeypatch.setattr(f"jepa_core.hub.{failing}", full)
+    with pytest.raises(RunError, match="the encoder cannot be written"):
+        save_encoder(place, {"b": torch.ones(2)}, CONFIG)
+    assert written_by(place) == before
+    assert os.listdir(tmp_path) == ["encoder"]
+
+
+def test_a_link_to_an_encoder_still_is_one_after_it_was_replaced(tmp_path):
+    place = save_encoder(tmp_path / "encoder", state(), CONFIG)
+    (tmp_path / "link").symlink_to(place)
+    save_encoder(tmp_path / "link", {"b": torch.ones(2)}, CONFIG)
+    assert (tmp_path / "link").is_symlink()
+    assert load_encoder(place, "jepa-ecg")[1].keys() == {"b"}
 
 
 def test_a_run_folder_stands_for_its_encoder(tmp_path):
@@ -270,7 +365,7 @@ def test_a_plain_malicious_pickle_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("read", [read_safetensors, read_torch_weights])
 def test_a_git_lfs_pointer_is_named_with_the_size_of_what_it_stands_for(tmp_path, read):
     (tmp_path / "w.pth").write_text(POINTER)
-    with pytest.raises(DataError, match=r"Git-LFS pointer to a file of 12,345,678 bytes.*git lfs"):
+    with pytest.raises(DataError, match=r"Git LFS pointer to a file of 12,345,678 bytes.*git lfs"):
         read(tmp_path / "w.pth")
 
 

@@ -6,7 +6,9 @@ without running anything in them.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -176,9 +178,16 @@ def save_official(path: str | Path, jepa: ImageJEPA, *, epoch: int = 0) -> None:
         elif head is not None:
             raise ConfigError("the paper's head has no official form", remedy="export the encoder")
     content |= {"epoch": epoch, "batch_size": jepa.config.batch_size, "world_size": 1}
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        torch.save(content, Path(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            torch.save(content, file)
+        os.replace(beside, path)
     except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise RunError(
             f"cannot be written: {error}", where=path, remedy="check free space and permissions"
         ) from error
@@ -237,19 +246,12 @@ def save_transformers(
         "image_mean": list(mean),
         "image_std": list(std),
     }
-    folder = hub.save_encoder(
-        folder, _transformers_state(encoder, 1), {"package": "transformers", **config}
+    return hub.save_encoder(
+        folder,
+        _transformers_state(encoder, 1),
+        {"package": "transformers", **config},
+        {"preprocessor_config.json": preprocessing},
     )
-    try:
-        text = json.dumps(preprocessing, indent=2) + "\n"
-        (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunError(
-            f"cannot be written: {error.strerror}",
-            where=folder,
-            remedy="check free space and permissions",
-        ) from error
-    return folder
 
 
 def from_transformers(

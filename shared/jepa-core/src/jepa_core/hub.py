@@ -20,48 +20,62 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jepa_core.errors import DataError, RunError
+from jepa_core.files import must_be_content
+from jepa_core.run import fsync
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
-_POINTER = b"version https://git-lfs.github.com/spec/"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # Of a long list of names an error shows this many.
 _SHOWN = 8
 
 
-def save_encoder(folder: str | Path, state: Mapping[str, Tensor], config: dict[str, Any]) -> Path:
+def save_encoder(
+    folder: str | Path,
+    state: Mapping[str, Tensor],
+    config: dict[str, Any],
+    more: Mapping[str, Any] | None = None,
+) -> Path:
     """Write an encoder: model.safetensors and config.json.
 
-    The folder is written beside its place and renamed, so that it is whole or not there.
+    The folder is written beside its place, forced to the disk and renamed, so that it is whole or
+    not there; an encoder that was there is deleted after that, and other files beside it stay.
 
     Parameters
     ----------
     folder
-        Where to; an encoder that is there already is replaced.
+        Where to: a new or empty folder, or that of an encoder, which is replaced.
     state
         Name to tensor. Tensors that share memory are each written in full.
     config
         JSON-able. "package" names the package that can load it, such as "jepa-ecg".
+    more
+        More JSON files: name to content.
 
     Raises
     ------
     RunError
-        It cannot be written.
+        The folder holds no encoder but something else, or it cannot be written.
     """
     if "package" not in config:
         raise ValueError("the encoder's config lacks 'package'")
-    folder = Path(folder)
-    beside = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    _must_be_replaceable(Path(folder))
+    # A link stays one, and "." has a name.
+    place = Path(os.path.realpath(folder))
+    beside = place.with_name(f"{place.name}.tmp-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
         save_file(
             {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}, beside / WEIGHTS
         )
-        (beside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
+        for name, content in {CONFIG: config, **(more or {})}.items():
+            (beside / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for path in (*beside.iterdir(), beside):
+            fsync(path)
+        _put(beside, place)
+        fsync(place.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise RunError(
@@ -69,7 +83,22 @@ def save_encoder(folder: str | Path, state: Mapping[str, Tensor], config: dict[s
             where=folder,
             remedy="check free space and permissions",
         ) from error
-    return folder
+    return Path(folder)
+
+
+def refuse_taken(folder: Path, *, overwrite: bool) -> None:
+    """Raise where `save_encoder` would refuse, or would replace an encoder that is to stay.
+
+    For a command to ask before its work.
+
+    Raises
+    ------
+    RunError
+        Saying which.
+    """
+    _must_be_replaceable(folder)
+    if not overwrite and _taken(folder):
+        raise RunError("already exists", where=folder, remedy="give --overwrite or another --out")
 
 
 def load_encoder(path_or_id: str | Path, package: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -150,9 +179,9 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     Raises
     ------
     DataError
-        No such file, a Git-LFS pointer in its place, or a damaged file.
+        No such file, a Git LFS pointer in its place, or a damaged file.
     """
-    _must_be_content(Path(path))
+    must_be_content(Path(path))
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -168,9 +197,9 @@ def read_torch_weights(path: str | Path) -> Any:
     Raises
     ------
     DataError
-        No such file, a Git-LFS pointer in its place, a damaged file, or one that holds more.
+        No such file, a Git LFS pointer in its place, a damaged file, or one that holds more.
     """
-    _must_be_content(Path(path))
+    must_be_content(Path(path))
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of bytes from anywhere the unpickler raises anything
@@ -252,6 +281,40 @@ def rename_keys(
     return {name: renamed[name] for name in shapes}
 
 
+def _taken(folder: Path) -> bool:
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _must_be_replaceable(folder: Path) -> None:
+    """Raise unless nothing is there, or what `save_encoder` wrote."""
+    try:
+        if not _taken(folder):
+            return
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = None
+    if not (isinstance(config, dict) and "package" in config and (folder / WEIGHTS).is_file()):
+        raise RunError("is no folder of an encoder", where=folder, remedy="give another place")
+
+
+def _put(beside: Path, place: Path) -> None:
+    """Rename a folder to where there may be one: that is renamed away before it is deleted."""
+    if not place.exists():
+        beside.rename(place)
+        return
+    old = place.with_name(f"{place.name}.old-{os.getpid()}")
+    place.rename(old)
+    try:
+        beside.rename(place)
+    except OSError:
+        old.rename(place)
+        raise
+    for path in old.iterdir():
+        if not (place / path.name).exists():
+            path.rename(place / path.name)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _find(path_or_id: str | Path) -> Path:
     """The encoder's folder for a folder, a run folder or a Hub id."""
     path = Path(path_or_id)
@@ -277,25 +340,6 @@ def _find(path_or_id: str | Path) -> Path:
             remedy="check the name, the connection, and your login for a private one",
         ) from error
     return Path(found)
-
-
-def _must_be_content(path: Path) -> None:
-    if not path.is_file():
-        raise DataError("no such file", where=path, remedy="check the path")
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=path) from error
-    if head.startswith(_POINTER):
-        size = re.search(rb"^size (\d+)$", head, re.MULTILINE)
-        raise DataError(
-            "is a Git-LFS pointer"
-            + (f" to a file of {int(size[1]):,} bytes" if size else "")
-            + ", not the file itself",
-            where=path,
-            remedy="run git lfs pull in its repository, or download the file itself",
-        )
 
 
 def _first_line(error: BaseException) -> str:

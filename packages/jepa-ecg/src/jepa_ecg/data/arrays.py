@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from jepa_core.files import npy_header
 from jepa_ecg.data.databases import LEADS
 from jepa_ecg.data.errors import ECGFormatError, refuse_lfs_pointer
 from jepa_ecg.data.leads import plan_leads
@@ -100,6 +103,10 @@ def _load(path: str, changed: int) -> _Arrays:
     try:
         if path.endswith(".npz"):
             with np.load(path) as file:
+                for member in ("data.npy", "sizes.npy"):
+                    size = file.zip.getinfo(member).file_size
+                    with file.zip.open(member) as head:
+                        npy_header(head, size, member)
                 data, sizes = file["data"], file["sizes"].astype(np.int64)
             if data.ndim != 2 or sizes.ndim != 1 or sizes.min(initial=0) < 0:
                 raise ValueError(f"data is {data.shape}, sizes {sizes.shape}")
@@ -107,7 +114,7 @@ def _load(path: str, changed: int) -> _Arrays:
                 raise ValueError(f"sizes sum to {sizes.sum()}, data has {len(data)} samples")
             return _Arrays(data, np.cumsum(sizes) - sizes, sizes)
         data = np.load(path, mmap_mode="r")
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ECGFormatError(f"cannot be read: {error}", file=path) from None
     if data.ndim != 3:
         like = [i for i, size in enumerate(data.shape) if size == len(LEADS)]
@@ -218,7 +225,7 @@ class FileList:
             )
         refuse_lfs_pointer(entry.path)
         try:
-            raw = np.load(entry.path)
+            raw = np.load(entry.path, mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise ECGFormatError(f"cannot be read: {error}", file=entry.path) from None
         record = array_record(raw, self.fs, self.leads, options, file=entry.path)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 
 from jepa_core.errors import DataError
-
-_LFS_POINTER = b"version https://git-lfs"
-_POINTER_SIZE = 1024  # the pointer specification allows no more
+from jepa_core.files import HEAD, PULL, lfs_pointer
 
 
 class ECGFormatError(DataError):
@@ -65,15 +63,11 @@ def refuse_lfs_pointer(path: str | os.PathLike[str], head: bytes | None = None) 
     """
     if head is None:
         try:
-            if os.path.getsize(path) > _POINTER_SIZE:
+            if os.path.getsize(path) > HEAD:
                 return
             with open(path, "rb") as file:
-                head = file.read(len(_LFS_POINTER))
+                head = file.read(HEAD)
         except OSError:
             return
-    if head.startswith(_LFS_POINTER):
-        raise ECGFormatError(
-            "this is a Git LFS pointer, not the file itself",
-            file=path,
-            remedy="run `git lfs pull` in the repository it came from",
-        )
+    if what := lfs_pointer(head):
+        raise ECGFormatError(what, file=path, remedy=PULL)

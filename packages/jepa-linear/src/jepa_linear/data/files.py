@@ -7,7 +7,6 @@ ever unpickled.
 from __future__ import annotations
 
 import csv
-import math
 import os
 import zipfile
 import zlib
@@ -22,10 +21,10 @@ import pyarrow.parquet
 from jaxtyping import Num, Shaped
 
 from jepa_core.errors import DataError
+from jepa_core.files import must_be_content, npy_header
 
 SUFFIXES = (".npy", ".npz", ".csv", ".tsv", ".parquet", ".pq")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_LFS_POINTER = b"version https://git-lfs"
 _WRITTEN_AS_MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"]
 
 
@@ -59,23 +58,7 @@ def suffix(path: Path) -> str:
         raise DataError(
             "is of no format that is read", where=path, remedy=f"allowed: {', '.join(SUFFIXES)}"
         )
-    if path.is_dir():
-        raise DataError("is a folder", where=path, remedy="name one file in it")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(len(_LFS_POINTER))
-    except FileNotFoundError:
-        raise DataError("no such file", where=path, remedy="check the path") from None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=path) from None
-    if not head:
-        raise DataError("the file is empty", where=path, remedy="get the file again")
-    if head == _LFS_POINTER:
-        raise DataError(
-            "this is a Git LFS pointer, not the file itself",
-            where=path,
-            remedy="run `git lfs pull` in the repository it came from",
-        )
+    must_be_content(path)
     return kind
 
 
@@ -184,26 +167,8 @@ def read_npz(path: Path) -> dict[str, Num[np.ndarray, "..."]]:
 
 def _check_array(file: IO[bytes], size: int, where: object) -> None:
     """Refuse an array whose header promises what is not there, or what is not read."""
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise DataError(f"is an array of format {version}", where=where, remedy="save it again")
-    shape, _, dtype = read(file)
-    if dtype.hasobject:
-        raise DataError(
-            "holds pickled objects, which are never read", where=where, remedy="save plain numbers"
-        )
+    _, dtype = npy_header(file, size, where)
     numbers(np.empty(0, dtype), where)
-    wanted = math.prod(int(side) for side in shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or wanted > size:
-        raise DataError(
-            f"is cut off: {shape} of {dtype} is {wanted} bytes, the file has {size}",
-            where=where,
-            remedy="get the file again",
-        )
 
 
 def matrix(array: Num[np.ndarray, "..."], where: object) -> Num[np.ndarray, "rows columns"]:

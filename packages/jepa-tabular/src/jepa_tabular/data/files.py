@@ -24,13 +24,13 @@ import pyarrow.parquet
 from jaxtyping import Shaped
 
 from jepa_core.errors import DataError
+from jepa_core.files import must_be_content, npy_header
 from jepa_tabular.data.arff import read_arff
 from jepa_tabular.data.delimited import Delimited
 
 SUFFIXES = (".csv", ".tsv", ".arff", ".parquet", ".pq", ".npz", ".npy")
 _PACKED = (".csv", ".tsv", ".arff")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_LFS_POINTER = b"version https://git-lfs"
 # Pairs of arrays are put in this order; others follow in that of the file.
 _PARTS = ("", "_train", "_val", "_valid", "_validation", "_test")
 
@@ -99,21 +99,7 @@ def suffix(path: Path) -> str:
     if kind not in SUFFIXES or (packed and kind not in _PACKED):
         allowed = ", ".join([*SUFFIXES, *(f"{end}.gz" for end in _PACKED)])
         raise DataError("is no table by its name", where=path, remedy=f"allowed: {allowed}")
-    if not path.exists():
-        raise DataError("no such file", where=path)
-    if path.is_dir():
-        raise DataError("is a folder", where=path, remedy="name one file in it")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(len(_LFS_POINTER))
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=path) from None
-    if not head:
-        raise DataError("the file is empty", where=path)
-    if head == _LFS_POINTER:
-        what = "this is a Git LFS pointer, not the file itself"
-        remedy = "run `git lfs pull` in the repository it came from"
-        raise DataError(what, where=path, remedy=remedy)
+    must_be_content(path)
     return kind
 
 
@@ -299,24 +285,10 @@ def _matrix(array: Shaped[np.ndarray, "..."], path: Path) -> Shaped[np.ndarray, 
 
 
 def _check_array(file: IO[bytes], size: int, where: object) -> None:
-    """Refuse an array whose header promises what is not there, before it is allocated."""
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise DataError(f"an array of format {version}", where=where)
-    shape, _, dtype = read(file)
-    if dtype.hasobject:
-        remedy = "save numbers and texts, or a CSV or Parquet file"
-        raise DataError("pickled objects are not read", where=where, remedy=remedy)
+    """Refuse an array whose header promises what is not there, or what is not read."""
+    _, dtype = npy_header(file, size, where)
     if dtype.kind not in "biufUM":
         raise DataError(f"an array of {dtype}, not of numbers or text", where=where)
-    wanted = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object)) if shape else 1
-    if min(shape, default=1) < 0 or wanted > size:
-        what = f"the array is cut off: {shape} of {dtype} is {wanted} bytes, the file has {size}"
-        raise DataError(what, where=where, remedy="get the file again")
 
 
 def _line(error: Exception) -> str:

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from jepa_core.config import Range, check
-from jepa_core.errors import ConfigError, DataError, RunError
+from jepa_core.errors import ConfigError, DataError
+from jepa_core.hub import refuse_taken
 from jepa_tabular import inference
 from jepa_tabular.data.files import load_table, require_columns
 from jepa_tabular.data.tables import LAYOUTS, read
@@ -38,7 +39,7 @@ class Import:
     label: str = ""
     """Label column of another table."""
     categorical: tuple[str, ...] = ()
-    """Columns of numbers in another table that are categories, besides those of text."""
+    """Columns of numbers that are categories, in addition to texts, booleans and dictionaries."""
     heads: Annotated[int, Range(ge=1)] = 2
     """Attention heads of the encoder (model_num_heads)."""
     predictor_heads: Annotated[int, Range(ge=1)] = 4
@@ -50,7 +51,7 @@ class Import:
     registers: Annotated[int, Range(ge=0)] = 1
     """[REG] tokens (n_cls_tokens)."""
     overwrite: bool = False
-    """Replace the folder."""
+    """Replace the encoder in the folder."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -61,10 +62,7 @@ class Import:
             )
 
     def __call__(self) -> None:
-        if self.out.exists() and not self.overwrite:
-            raise RunError(
-                "already exists", where=self.out, remedy="give --overwrite or another --out"
-            )
+        refuse_taken(self.out, overwrite=self.overwrite)
         preprocessor = self._preprocessor()
         shape = preprocessor.shape_
         try:

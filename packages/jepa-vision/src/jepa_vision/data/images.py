@@ -23,12 +23,12 @@ from PIL import Image, UnidentifiedImageError
 
 from jepa_core.config import check
 from jepa_core.errors import ConfigError, DataError
+from jepa_core.files import HEAD, PULL, lfs_pointer
 from jepa_vision.data import arrays
 
 Pixels = UInt8[np.ndarray, "height width channels"] | Float32[np.ndarray, "height width channels"]
 
 FRAMES = "have several frames, of which the first is taken"
-_LFS_POINTER = b"version https://git-lfs"
 _ORIENTATION = 274  # the EXIF tag
 _PERCENTILES = (1.0, 99.0)
 _REPLACE = "replace it, or leave it out (on_error: skip)"
@@ -300,16 +300,12 @@ def sound(where: object) -> Iterator[None]:
 
 
 def _array_form(file: BinaryIO, where: object) -> Literal["", "NPY", "NPZ"]:
-    head = file.read(len(_LFS_POINTER))
+    head = file.read(HEAD)
     file.seek(0)
     if not head:
         raise ImageReadError("the file is empty", file=where)
-    if head == _LFS_POINTER:
-        raise ImageReadError(
-            "this is a Git LFS pointer, not the file itself",
-            file=where,
-            remedy="run `git lfs pull` in the repository it came from",
-        )
+    if what := lfs_pointer(head):
+        raise ImageReadError(what, file=where, remedy=PULL)
     return "NPY" if head.startswith(b"\x93NUMPY") else "NPZ" if head.startswith(b"PK\3\4") else ""
 
 

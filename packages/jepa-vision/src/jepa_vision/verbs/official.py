@@ -12,7 +12,7 @@ import tyro
 
 from jepa_core.config import Range, check, from_dict
 from jepa_core.errors import ConfigError, DataError, RunError
-from jepa_core.hub import CONFIG, WEIGHTS
+from jepa_core.hub import refuse_taken
 from jepa_core.run import Run
 from jepa_core.training import checkpoint
 from jepa_vision import inference
@@ -52,13 +52,13 @@ class Import:
     std: tuple[Annotated[float, Range(gt=0)], ...] = ()
     """Standard deviation of each channel that was divided by; by default ImageNet's."""
     overwrite: bool = False
-    """Replace the folder."""
+    """Replace the encoder in the folder."""
 
     def __post_init__(self) -> None:
         check(self)
 
     def __call__(self) -> None:
-        _refuse_folder(self.out, self.overwrite)
+        refuse_taken(self.out, overwrite=self.overwrite)
         head, name = None, Path(self.checkpoint).name
         if self.checkpoint.endswith(inference.OFFICIAL):
             official = load_official(self.checkpoint, heads=self.heads)
@@ -107,7 +107,7 @@ class Export:
     format: Literal["official", "transformers"] = "transformers"
     """For which program."""
     overwrite: bool = False
-    """Replace what is there."""
+    """Replace the file, or the encoder in the folder."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -117,18 +117,11 @@ class Export:
             refuse_existing(self.out, self.overwrite)
             _export_official(Path(self.model), self.out)
         else:
-            _refuse_folder(self.out, self.overwrite)
+            refuse_taken(self.out, overwrite=self.overwrite)
             found = inference.load(self.model, device="cpu")
             augment = found.config.augment
             save_transformers(self.out, found.encoder, augment.mean, augment.std)
         print(f"{self.out}: written for {self.format}")
-
-
-def _refuse_folder(folder: Path, overwrite: bool) -> None:
-    """Raise where a folder is in the way, or may not be deleted for it holds more than weights."""
-    refuse_existing(folder, overwrite)
-    if folder.exists() and not {WEIGHTS, CONFIG} <= {path.name for path in folder.glob("*.*")}:
-        raise RunError("is no folder of weights", where=folder, remedy="give another --out")
 
 
 def _export_official(path: Path, out: Path) -> None:
@@ -151,7 +144,6 @@ def _export_official(path: Path, out: Path) -> None:
     step, images = int(details["step"]), int(details["images"])
     jepa = untrained(config, 0)
     jepa.load_state_dict(checkpoint.read_weights(run.checkpoints, step))
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_official(out, jepa, epoch=step // max(1, images // config.batch_size))
 
 
