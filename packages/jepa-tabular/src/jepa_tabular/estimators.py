@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Float64, Int64, Shaped
+from jaxtyping import Float64, Int64, Shaped
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import _safe_indexing, check_consistent_length
@@ -25,8 +25,8 @@ from jepa_tabular.downstream import (
 )
 from jepa_tabular.downstream.nets import build
 from jepa_tabular.downstream.train import FittedHead, fit_head
-from jepa_tabular.finetune import Labelled, features, fit_frozen, tune
-from jepa_tabular.heads import LinearHead, Scale, fit_classifier, fit_regressor
+from jepa_tabular.finetune import Labelled, fit_frozen, tune
+from jepa_tabular.heads import LinearHead, fit_classifier, fit_regressor
 from jepa_tabular.inference import PretrainedTable, load, parts, save
 from jepa_tabular.saved import NETS, head_state, load_head
 from jepa_tabular.targets import check_y, warn_leaks
@@ -43,9 +43,6 @@ from jepa_tabular.transformer import (
 __all__ = ["TJEPAClassifier", "TJEPARegressor", "TJEPATransformer"]
 
 _SHARED = frozenset(TJEPATransformer._get_param_names()) - {"output"}
-
-# Rows without labels that the scale of features is taken from.
-_SCALE_ROWS = 20_000
 
 
 class _Predictor(BaseEstimator):
@@ -182,10 +179,7 @@ class _Predictor(BaseEstimator):
         raw = np.empty((len(kept), 0))
         if self.raw and self.head == "linear":
             raw = self._table().raw(X)
-        more = None
-        if unlabelled is not None and len(x) > len(kept):
-            more = self._unlabelled(x[len(kept) :], unlabelled)
-        self._fit_head(Labelled(x[: len(kept)], raw, targets), task, seed, more)
+        self._fit_head(Labelled(x[: len(kept)], raw, targets), task, seed)
         return self
 
     def _represented(self, X: Any, unlabelled: Any) -> tuple[TJEPATransformer, Any]:
@@ -196,15 +190,7 @@ class _Predictor(BaseEstimator):
         transformer = TJEPATransformer.from_pretrained(self.pretrained, **self._places())
         return transformer, transformer.preprocessor_.transform(X)
 
-    def _unlabelled(self, x: Float32[np.ndarray, "rows columns"], unlabelled: Any) -> Labelled:
-        """Rows without labels, at most so many, spread evenly: they have no y to look at."""
-        some = np.linspace(0, len(x) - 1, min(len(x), _SCALE_ROWS)).astype(np.int64)
-        raw = np.empty((len(some), 0))
-        if self.raw and self.head == "linear":
-            raw = self._table().raw(as_frame(unlabelled))[some]
-        return Labelled(x[some], raw, np.zeros(len(some)))
-
-    def _fit_head(self, rows: Labelled, task: Task, seed: int, more: Labelled | None) -> None:
+    def _fit_head(self, rows: Labelled, task: Task, seed: int) -> None:
         table = self._table()
         with threads(self.n_jobs), silence(self.verbose):
             if self.head != "linear":
@@ -219,10 +205,6 @@ class _Predictor(BaseEstimator):
             if task != "regression":
                 fit = partial(fit_classifier, classes=len(self.classes_), seed=seed)
             encoder = table.encoder
-            if more is not None:
-                # The scale of a feature needs no label, and few labelled rows give a poor one.
-                every = [features(encoder, part, self.device) for part in (rows, more)]
-                fit = partial(fit, scale=Scale.of(np.concatenate(every)))
             if self.freeze:
                 head = fit_frozen(encoder, fit, rows, device=self.device)
             else:

@@ -85,18 +85,12 @@ def fit_classifier(
     classes: int,
     *,
     seed: int = 0,
-    scale: Scale | None = None,
 ) -> LinearHead:
     """Logistic regression; its penalty by log loss on a fifth of the rows held out.
 
     Below 50 rows the penalty is 1: what so few held-out rows say is chance.
-
-    Parameters
-    ----------
-    scale
-        That of more rows than have labels; None takes that of `z`.
     """
-    scale = Scale.of(z) if scale is None else scale
+    scale = Scale.of(z)
     features = scale(z)
     strength = _penalty(features, y, classes, seed) if len(y) >= _FEWEST else 1.0
     probe = logistic(features, y, classes=classes, C=strength, standardise=False)
@@ -104,14 +98,9 @@ def fit_classifier(
     return LinearHead(*scale, probe.weight, probe.intercept - probe.mean @ probe.weight)
 
 
-def fit_regressor(
-    z: Float[np.ndarray, "rows dim"],
-    y: Float64[np.ndarray, " rows"],
-    *,
-    scale: Scale | None = None,
-) -> LinearHead:
-    """Ridge regression; its penalty by generalised cross-validation. `scale` as above."""
-    scale = Scale.of(z) if scale is None else scale
+def fit_regressor(z: Float[np.ndarray, "rows dim"], y: Float64[np.ndarray, " rows"]) -> LinearHead:
+    """Ridge regression; its penalty by generalised cross-validation."""
+    scale = Scale.of(z)
     probe = ridge(scale(z), y[:, None], standardise=False)
     return LinearHead(*scale, probe.weight, probe.intercept - probe.mean @ probe.weight)
 
