@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-
 import joblib
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +12,6 @@ from jepa_ecg.data.arrays import Dump
 from jepa_ecg.data.build import build_corpus
 from jepa_ecg.data.errors import ECGFormatError
 from jepa_ecg.data.shard import CorpusConfig
-from jepa_ecg.data.source import Entry
 
 N, SHARD = 23, 4
 CONFIG = CorpusConfig(fs=100, shard_records=SHARD)
@@ -25,24 +21,6 @@ class ListsOnly(ThreadingBackend):
     """As the backends of Ray and of `multiprocessing` are."""
 
     supports_return_generator = False
-
-
-@dataclass(frozen=True)
-class Counted:
-    """A dump that knows how many entries it was asked for."""
-
-    dump: Dump
-    name: str = "own"
-    asked: list[int] = field(default_factory=list)
-
-    def entries(self) -> Iterator[Entry]:
-        self.asked.clear()
-        for entry in self.dump.entries():
-            self.asked.append(entry.row)
-            yield entry
-
-    def read(self, entry, options):
-        return self.dump.read(entry, options)
 
 
 @pytest.fixture
@@ -60,14 +38,6 @@ def _bytes(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_the_backend_of_these_tests_refuses_generators():
-    with (
-        joblib.parallel_config(backend=ListsOnly()),
-        pytest.raises(ValueError, match="does not support return_as"),
-    ):
-        joblib.Parallel(n_jobs=2, return_as="generator_unordered")
-
-
 def test_a_corpus_does_not_depend_on_the_backend(dump, tmp_path):
     build_corpus([dump], tmp_path / "plain", CONFIG)
     seen: list[int] = []
@@ -76,23 +46,6 @@ def test_a_corpus_does_not_depend_on_the_backend(dump, tmp_path):
     assert report == (N, 0, 0)
     assert (sum(seen), len(seen)) == (N, -(-N // SHARD))
     assert _bytes(tmp_path / "lists") == _bytes(tmp_path / "plain")
-
-
-@pytest.mark.parametrize(("told", "given"), [({}, {"n_jobs": 2}), ({"n_jobs": 2}, {})])
-def test_a_backend_of_lists_gets_one_shard_a_process_at_a_time(dump, tmp_path, told, given):
-    """So memory does not grow with the corpus."""
-    source = Counted(dump)
-    ahead, done = [], 0
-
-    def progress(records: int) -> None:
-        nonlocal done
-        ahead.append(len(source.asked) - done)
-        done += records
-
-    with joblib.parallel_config(backend=ListsOnly(), **told):
-        build_corpus([source], tmp_path / "corpus", CONFIG, progress=progress, **given)
-    assert done == N
-    assert max(ahead) == 2 * SHARD
 
 
 def test_a_bad_record_stops_a_build_on_a_backend_of_lists(dump, array, tmp_path):

@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from jepa_core.errors import ConfigError, DataError
-from jepa_vision.data import fetch as module
 from jepa_vision.data.fetch import PUBLIC, fetch
 from jepa_vision.data.folders import ImageFolder, find_images, find_scenes
 
@@ -102,7 +101,6 @@ class Mirror:
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(module, "_PAUSES", (0.0, 0.0))
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -165,17 +163,6 @@ def test_a_tree_with_splits_needs_no_arranging(mirror: Mirror, tmp_path: Path) -
     assert (len(listing), listing.classes) == (4, ("n01", "n02"))
 
 
-def test_a_download_that_was_stopped_begins_again_where_ranges_are_not_served(
-    mirror: Mirror, tmp_path: Path
-) -> None:
-    mirror.put("oxford-pet", PETS)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/.images.tar.gz.partial").write_bytes(PETS["images.tar.gz"][:50])
-    report = fetch("oxford-pet", tmp_path / "out", base_url=mirror.address)
-    assert report.received == sum(map(len, PETS.values()))
-    assert len(find_images(tmp_path / "out")) == 1
-
-
 def test_an_archive_that_had_arrived_is_not_downloaded_again(
     mirror: Mirror, tmp_path: Path
 ) -> None:
@@ -197,14 +184,6 @@ def test_another_archive_than_the_published_one_is_refused(mirror: Mirror, tmp_p
 def test_a_server_without_the_file_is_named(mirror: Mirror, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"caltech-101\.zip: the server answers 404"):
         fetch("caltech101", tmp_path / "out", base_url=mirror.address)
-
-
-def test_no_server_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(module, "_PAUSES", (0.0, 0.0))
-    with pytest.raises(DataError, match=r"no connection .*run the same command again"):
-        fetch("caltech101", tmp_path / "out", base_url="http://127.0.0.1:1/")
 
 
 def test_names_and_addresses_are_checked(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
-"""Many trainings and evaluations on the cores of one machine, kept as they come."""
+"""Work on all cores: calls by the million in their order, and long runs kept as they come."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,42 @@ def run_jobs(
                 _append(keep, {"key": json.loads(name), "result": result})
             bar.update(bar.done + 1)
     return [known[name] for name in names]
+
+
+def in_order(calls: Iterable[Any], n_jobs: int | None = None) -> Iterator[Any]:
+    """Results of `joblib.delayed` calls in their order, with few calls ahead of them.
+
+    Parameters
+    ----------
+    calls
+        Taken as processes become free, so there may be more than memory holds. What taking one
+        raises is raised here, once the calls before it are done.
+    n_jobs
+        Processes, as joblib counts them: None is what `joblib.parallel_config` says, else 1. Any
+        backend of joblib serves; those that give nothing but lists (Ray's among them) get one call
+        a process at a time.
+    """
+    failure: Exception | None = None
+
+    def taken() -> Iterator[Any]:
+        nonlocal failure
+        try:
+            yield from calls
+        except Exception as error:  # joblib takes calls in a thread that would swallow it
+            failure = error
+
+    todo = taken()
+    try:
+        parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator")
+    except ValueError:
+        width = joblib.effective_n_jobs(n_jobs)
+        with joblib.Parallel(n_jobs=n_jobs) as parallel:
+            while some := list(islice(todo, width)):
+                yield from parallel(some)
+    else:
+        yield from parallel(todo)
+    if failure is not None:
+        raise failure
 
 
 def _timed(work: Work, name: str, arguments: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:

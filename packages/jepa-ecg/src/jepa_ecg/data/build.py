@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import joblib
 import numpy as np
@@ -22,7 +22,8 @@ import pyarrow.parquet
 from jaxtyping import Float64
 
 from jepa_core.config import read_json, to_dict
-from jepa_core.errors import DataError, JepaError, RunError
+from jepa_core.errors import DataError, RunError
+from jepa_core.jobs import in_order
 from jepa_core.run import must_equal, write_json
 from jepa_ecg.data.corpus import FORMAT, CorpusSource, is_corpus, shard_name
 from jepa_ecg.data.databases import DATABASES
@@ -108,52 +109,33 @@ def build_corpus(
         kept = sum(source["records"] for source in read_json(folder / "corpus.json")["sources"])
         return BuildReport(kept, _skipped_before(folder), 0)
     resumed = n_shards = 0
-    failure: JepaError | None = None
 
     def open_blocks() -> Iterator[Block]:
-        nonlocal resumed, n_shards, failure
-        try:
-            for block in _blocks(sources, config.shard_records):
-                n_shards += 1
-                part = read_part(folder, block.shard)
-                if part is not None and part["digest"] == digest(block):
-                    resumed += 1
-                    if progress:
-                        progress(len(block.entries))
-                else:
-                    yield block
-        except JepaError as error:  # joblib asks for work in a thread that would swallow it
-            failure = error
+        nonlocal resumed, n_shards
+        for block in _blocks(sources, config.shard_records):
+            n_shards += 1
+            part = read_part(folder, block.shard)
+            if part is not None and part["digest"] == digest(block):
+                resumed += 1
+                if progress:
+                    progress(len(block.entries))
+            else:
+                yield block
 
     work = (
         joblib.delayed(write_shard)(folder, sources[block.source], block, config)
         for block in open_blocks()
     )
     try:
-        for n in _run(work, n_jobs):
+        for n in in_order(work, n_jobs):
             if progress:
                 progress(n)
-        if failure is not None:
-            raise failure
         kept, skipped = _finish(folder, sources, config, n_shards)
     except OSError as error:
         raise RunError(
             f"cannot be written: {error}", where=folder, remedy="check free space and permissions"
         ) from error
     return BuildReport(kept, skipped, resumed)
-
-
-def _run(tasks: Iterator[Any], n_jobs: int | None) -> Iterator[int]:
-    """Results of `joblib.delayed` calls as they come, with few calls ahead of them."""
-    try:
-        parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-    except ValueError:  # of Ray and others, joblib has lists only: one call a process at a time
-        width = joblib.effective_n_jobs(n_jobs)
-        with joblib.Parallel(n_jobs=n_jobs) as parallel:
-            while some := list(islice(tasks, width)):
-                yield from parallel(some)
-    else:
-        yield from parallel(tasks)
 
 
 def _prepare(

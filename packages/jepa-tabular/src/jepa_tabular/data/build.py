@@ -63,7 +63,7 @@ class CorpusConfig:
     columns
         Scaling and policies of the columns.
     categorical
-        Columns of numbers that are categories, besides those of text.
+        Columns of numbers that are categories, in addition to texts, booleans and dictionaries.
     label
         Column of the labels: kept apart, never among the features.
     task
@@ -80,7 +80,7 @@ class CorpusConfig:
     quantile_rows
         Rows that quantiles and medians are taken from, where there are more.
     seed
-        Decides which.
+        Decides which rows those are.
     """
 
     columns: ColumnsConfig = ColumnsConfig()

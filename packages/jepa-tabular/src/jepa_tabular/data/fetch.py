@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,21 +17,16 @@ from urllib.parse import urlparse
 
 import pandas as pd
 import pooch
-import requests
 
 from jepa_core.config import read_json
-from jepa_core.download.files import CHUNK, disk_errors
+from jepa_core.download import ask, fetch_file, must_be_address
+from jepa_core.download.files import disk_errors
 from jepa_core.errors import ConfigError, DataError, Interrupted
-from jepa_core.progress import Progress
 from jepa_core.run import write_json
 from jepa_tabular.data import tables
 from jepa_tabular.data.arff import read_arff
 
 OPENML = "https://www.openml.org"
-
-_TIMEOUT = (15, 30)  # s to connect, and without a byte
-_PAUSES = (1.0, 4.0)  # s before the second and the third attempt
-_PASSING = (429, 500, 502, 503, 504)  # HTTP answers that another attempt may mend
 
 
 @dataclass(frozen=True)
@@ -111,8 +105,7 @@ def fetch(
         remedy = f"{hint}allowed: {', '.join(PUBLIC)}"
         raise ConfigError(f"no public table called {name}", remedy=remedy)
     base = (base_url or OPENML).rstrip("/")
-    if not base.startswith(("http://", "https://")):
-        raise ConfigError(f"{base!r} is no address that starts with http:// or https://")
+    must_be_address(base)
     public, root = PUBLIC[name], Path(folder).expanduser()
     final = root / tables.LAYOUTS[name].files[0]
     source = root / f"{name}.source.json"
@@ -123,7 +116,13 @@ def fetch(
             return Report(final, False, 0)
         url = told["url"] if base_url is None else base + urlparse(told["url"]).path
         partial = root / f".partial-{told['md5_checksum']}"
-        received = _download(url, partial, told["md5_checksum"], name, progress)
+        received = fetch_file(
+            url,
+            partial,
+            md5=told["md5_checksum"],
+            label=f"downloading {name}",
+            progress=progress,
+        )
         try:
             _convert(name, partial, told["default_target_attribute"], final)
             _check(name, final)
@@ -151,7 +150,7 @@ def _describe(url: str) -> dict[str, Any]:
     DataError
         It cannot be had, or does not say what is needed.
     """
-    with _answer(url, {}) as response:
+    with ask(url) as response:
         try:
             told = response.json()["data_set_description"]
             needed = {key: str(told[key]) for key in ("url", "md5_checksum", "format")}
@@ -166,33 +165,6 @@ def _describe(url: str) -> dict[str, Any]:
     if not needed["url"].startswith(("http://", "https://")):
         raise DataError(f"url is {needed['url']!r}", where=url)
     return {**needed, "md5_checksum": md5}
-
-
-def _download(url: str, partial: Path, md5: str, name: str, progress: bool) -> int:
-    """Bring a file to its end and verify it; the bytes received now."""
-    received = 0
-    there = partial.stat().st_size if partial.exists() else 0
-    with _answer(url, {"Range": f"bytes={there}-"} if there else {}) as response:
-        if response.status_code != requests.codes.partial_content:
-            there = 0  # the server sends it from the beginning
-        total = there + int(response.headers.get("Content-Length") or 0)
-        with (
-            Progress(f"downloading {name} (MB)", max(total >> 20, 1), quiet=not progress) as bar,
-            open(partial, "ab" if there else "wb") as file,
-        ):
-            try:
-                for chunk in response.iter_content(CHUNK):
-                    file.write(chunk)
-                    received += len(chunk)
-                    bar.update((there + received) >> 20)
-            except requests.RequestException as error:
-                what = f"the connection broke off ({type(error).__name__})"
-                raise DataError(what, where=url, remedy="the same command goes on") from None
-    if pooch.file_hash(str(partial), alg="md5") != md5:
-        partial.unlink()
-        what = "its MD5 is not the published one: damaged on the way, or changed"
-        raise DataError(what, where=url, remedy="run the same command again")
-    return received
 
 
 def _convert(name: str, arff: Path, target: str, final: Path) -> None:
@@ -229,30 +201,6 @@ def _check(name: str, path: Path) -> None:
     # One row of higgs is published with missing numbers, and is left out.
     if not wanted - 1 <= n <= wanted:
         raise DataError(f"{n} rows; {name} has {wanted}", where=path.name)
-
-
-@contextmanager
-def _answer(url: str, headers: dict[str, str]) -> Iterator[requests.Response]:
-    """What a server sends for an address; passing failures are tried again."""
-    # The checksum is of the file as stored: no compression on the way.
-    headers = {"Accept-Encoding": "identity", **headers}
-    for pause in (*_PAUSES, None):
-        try:
-            response = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
-        except requests.RequestException as error:
-            if pause is None:
-                what = f"no connection ({type(error).__name__})"
-                raise DataError(what, where=url, remedy="run the same command again") from None
-        else:
-            if response.status_code not in _PASSING or pause is None:
-                break
-            response.close()
-        time.sleep(pause)
-    with response:
-        if not response.ok:
-            what = f"the server answers {response.status_code} {response.reason}"
-            raise DataError(what, where=url)
-        yield response
 
 
 @contextmanager

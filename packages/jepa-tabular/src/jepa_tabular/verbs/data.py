@@ -44,11 +44,11 @@ class Check:
     id: str | None = None
     """Column that names the rows."""
     categorical: tuple[str, ...] = ()
-    """Columns of numbers that are categories, besides those of text."""
+    """Columns of numbers that are categories, in addition to texts, booleans and dictionaries."""
     drop: tuple[str, ...] = ()
     """Columns to leave out."""
     columns: ColumnsConfig = ColumnsConfig()
-    """Columns."""
+    """How columns become numbers."""
 
     def __post_init__(self) -> None:
         check(self)

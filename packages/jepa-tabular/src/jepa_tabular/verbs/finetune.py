@@ -57,7 +57,7 @@ class Finetune:
     head: Literal["linear", "mlp", "resnet", "dcnv2", "autoint", "fttransformer"] = "linear"
     """What is put on the encoder."""
     freeze: bool = False
-    """Train the head alone; networks other than linear need it."""
+    """Train the head alone; every head but linear needs it."""
     raw: bool = True
     """Give a linear head the columns themselves beside the features."""
     epochs: Annotated[int, Range(ge=1)] = 60

@@ -24,8 +24,8 @@ from jepa_tabular.verbs.pretrain import fit_preprocessor, read_columns
 class Info:
     """A preset's parameter counts, the shapes through its forward pass, and every number of it.
 
-    Both depend on the table: give a file with --data, or its shape with --columns and
-    --cardinalities. Without either it is a table of 54 numerical columns, the size of jannis.
+    Counts and shapes depend on the table: give a file with --data, or say with --columns and
+    with --cardinalities what it looks like. Without either it has 54 numerical columns, as jannis.
     """
 
     preset: str = "nano"
@@ -37,7 +37,7 @@ class Info:
     ignore: tuple[str, ...] = ()
     """More columns that are no features."""
     categorical: tuple[str, ...] = ()
-    """Columns of numbers in the file that are categories, besides those of text."""
+    """Columns of numbers that are categories, in addition to texts, booleans and dictionaries."""
     columns: Annotated[int, Range(ge=1)] = 54
     """Feature columns, categorical ones included."""
     cardinalities: tuple[Annotated[int, Range(ge=1)], ...] = ()

@@ -40,8 +40,9 @@ class Pretrain:
 
     The product is `encoder/` in the run folder: the target encoder of the checkpoint that the
     health of the run speaks for, with the preprocessing of its columns. A part of the rows is set
-    aside for `jepa tabular probe` and seen by neither. Continue a stopped run with the same
-    command and --resume.
+    aside: `jepa tabular probe` and `finetune` test on them, and neither scaling nor training sees
+    them (but a corpus was scaled on all its rows). Continue a stopped run with the same command
+    and --resume.
     """
 
     data: Path
@@ -55,7 +56,7 @@ class Pretrain:
     ignore: tuple[str, ...] = ()
     """More columns that are no features, such as ids."""
     categorical: tuple[str, ...] = ()
-    """Columns of numbers that are categories, besides those of text."""
+    """Columns of numbers that are categories, in addition to texts, booleans and dictionaries."""
     test_share: Annotated[float, Range(ge=0, lt=1)] = TEST_SHARE
     """Share of the rows set aside for testing."""
     transductive: bool = False
@@ -255,7 +256,7 @@ def fit_preprocessor(
     Parameters
     ----------
     categorical
-        Names of columns that are categories besides those of text.
+        Names of columns of numbers that are categories, in addition to those of that kind.
     """
     official = config.compat == "official"
     choice = categories(frame, categorical)

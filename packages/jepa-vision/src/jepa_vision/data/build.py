@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import joblib
 import numpy as np
@@ -22,7 +22,8 @@ import pyarrow
 import pyarrow.parquet
 
 from jepa_core.config import read_json, to_dict
-from jepa_core.errors import DataError, Interrupted, JepaError, RunError
+from jepa_core.errors import DataError, Interrupted, RunError
+from jepa_core.jobs import in_order
 from jepa_core.run import must_equal, write_json
 from jepa_vision.data.corpus import FORMAT, is_corpus, shard_name
 from jepa_vision.data.folders import Skipped
@@ -116,33 +117,27 @@ def build(
         return BuildReport(info["images"], info["skipped"], 0, info["notes"])
     form = _form(listing, config)
     resumed = n_shards = 0
-    failure: JepaError | None = None
 
     def open_blocks() -> Iterator[Block]:
-        nonlocal resumed, n_shards, failure
-        try:
-            for block in _blocks(listing, config.shard_images):
-                n_shards += 1
-                part = read_part(out, block.shard)
-                if part is not None and part["digest"] == digest(block, form):
-                    resumed += 1
-                    if progress:
-                        progress(len(block.rows))
-                else:
-                    yield block
-        except JepaError as error:  # joblib asks for work in a thread that would swallow it
-            failure = error
+        nonlocal resumed, n_shards
+        for block in _blocks(listing, config.shard_images):
+            n_shards += 1
+            part = read_part(out, block.shard)
+            if part is not None and part["digest"] == digest(block, form):
+                resumed += 1
+                if progress:
+                    progress(len(block.rows))
+            else:
+                yield block
 
     work = (
         joblib.delayed(write_shard)(out, listing.files, block, config, form)
         for block in open_blocks()
     )
     try:
-        for n in _run(work, jobs):
+        for n in in_order(work, jobs):
             if progress:
                 progress(n)
-        if failure is not None:
-            raise failure
         return _finish(out, listing, config, form, n_shards, resumed)
     except OSError as error:
         raise _unwritable(error, out) from error
@@ -157,19 +152,6 @@ def _unwritable(error: OSError, folder: Path) -> RunError:
         what = f"cannot be written: {error.strerror or error}"
         remedy = "check free space and permissions"
     return RunError(what, where=folder, remedy=remedy)
-
-
-def _run(tasks: Iterator[Any], jobs: int | None) -> Iterator[int]:
-    """Results of `joblib.delayed` calls as they come, with few calls ahead of them."""
-    try:
-        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-    except ValueError:  # of Ray and others, joblib has lists only: one call a process at a time
-        width = joblib.effective_n_jobs(jobs)
-        with joblib.Parallel(n_jobs=jobs) as parallel:
-            while some := list(islice(tasks, width)):
-                yield from parallel(some)
-    else:
-        yield from parallel(tasks)
 
 
 def _form(listing: Listing, config: CorpusConfig) -> Form:

@@ -6,31 +6,21 @@ Each is one or two archives whose MD5 is published; they are verified, unpacked 
 from __future__ import annotations
 
 import difflib
-import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pooch
-import requests
 from PIL import Image
 
 from jepa_core.config import read_json
-from jepa_core.download import unpack
-from jepa_core.download.files import CHUNK, disk_errors
+from jepa_core.download import fetch_file, must_be_address, unpack
+from jepa_core.download.files import disk_errors
 from jepa_core.errors import ConfigError, DataError, Interrupted
 from jepa_core.progress import Progress
 from jepa_core.run import write_json
-
-_TIMEOUT = (15, 30)  # s to connect, and without a byte
-_PAUSES = (1.0, 4.0)  # s before the second and the third attempt
-_PASSING = (429, 500, 502, 503, 504)  # HTTP answers that another attempt may mend
-_AGAIN = "run the same command again"
 
 
 @dataclass(frozen=True)
@@ -180,8 +170,8 @@ def fetch(
         hint = f"did you mean {close[0]}? " if close else ""
         remedy = f"{hint}allowed: {', '.join(PUBLIC)}"
         raise ConfigError(f"no public data set called {name}", remedy=remedy)
-    if base_url is not None and not base_url.startswith(("http://", "https://")):
-        raise ConfigError(f"{base_url!r} is no address that starts with http:// or https://")
+    if base_url is not None:
+        must_be_address(base_url)
     public, root = PUBLIC[name], Path(folder).expanduser()
     done = root / f"{name}.source.json"
     wanted = {"archives": [md5 for _, md5 in public.archives]}
@@ -195,7 +185,7 @@ def fetch(
                 file = url.rpartition("/")[2]
                 where = f"{base_url.rstrip('/')}/{file}" if base_url else url
                 archive = root / f".{file}.partial"
-                received += _download(where, archive, md5, progress)
+                received += fetch_file(where, archive, md5=md5, progress=progress)
                 unpack(archive, root, progress=progress)
                 archive.unlink()
             public.arrange(root)
@@ -203,56 +193,3 @@ def fetch(
     except KeyboardInterrupt:
         raise Interrupted("interrupted", where=root, remedy="the same command goes on") from None
     return Report(root, True, received)
-
-
-def _download(url: str, partial: Path, md5: str, progress: bool) -> int:
-    """Bring a file to its end and verify it; the bytes received now."""
-    received = 0
-    there = partial.stat().st_size if partial.exists() else 0
-    if there and pooch.file_hash(str(partial), alg="md5") == md5:
-        return 0  # stopped while it was unpacked
-    with _answer(url, {"Range": f"bytes={there}-"} if there else {}) as response:
-        if response.status_code != requests.codes.partial_content:
-            there = 0  # the server sends it from the beginning
-        total = there + int(response.headers.get("Content-Length") or 0)
-        with (
-            Progress("downloading (MB)", max(total >> 20, 1), quiet=not progress) as bar,
-            open(partial, "ab" if there else "wb") as file,
-        ):
-            try:
-                for chunk in response.iter_content(CHUNK):
-                    file.write(chunk)
-                    received += len(chunk)
-                    bar.update((there + received) >> 20)
-            except requests.RequestException as error:
-                what = f"the connection broke off ({type(error).__name__})"
-                raise DataError(what, where=url, remedy="the same command goes on") from None
-    if pooch.file_hash(str(partial), alg="md5") != md5:
-        os.unlink(partial)
-        what = "its MD5 is not the published one: damaged on the way, or changed"
-        raise DataError(what, where=url, remedy=_AGAIN)
-    return received
-
-
-@contextmanager
-def _answer(url: str, headers: dict[str, str]) -> Iterator[requests.Response]:
-    """What a server sends for an address; passing failures are tried again."""
-    # The checksum is of the file as stored: no compression on the way.
-    headers = {"Accept-Encoding": "identity", **headers}
-    for pause in (*_PAUSES, None):
-        try:
-            response = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
-        except requests.RequestException as error:
-            if pause is None:
-                what = f"no connection ({type(error).__name__})"
-                raise DataError(what, where=url, remedy=_AGAIN) from None
-        else:
-            if response.status_code not in _PASSING or pause is None:
-                break
-            response.close()
-        time.sleep(pause)
-    with response:
-        if not response.ok:
-            what = f"the server answers {response.status_code} {response.reason}"
-            raise DataError(what, where=url)
-        yield response

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from jepa_core.errors import DataError
+from jepa_core.jobs import in_order
 from jepa_core.progress import Progress
 from jepa_vision.data import layouts
 from jepa_vision.data.archives import Files, FolderFiles, ZipFiles
@@ -244,11 +245,11 @@ class ImageFolder:
     def _look(self, *, decode: bool) -> list[Header | Skipped]:
         n, listing = len(self.listing), self.listing
         blocks = [listing.names[i : i + _BLOCK] for i in range(0, n, _BLOCK)]
-        run = joblib.Parallel(n_jobs=self.jobs, return_as="generator")
         options = self.options if decode else None
         found: list[Header | Skipped] = []
         with Progress("reading images" if decode else "reading sizes", n) as bar:
-            for some in run(joblib.delayed(_headers)(listing.files, b, options) for b in blocks):
+            work = (joblib.delayed(_headers)(listing.files, b, options) for b in blocks)
+            for some in in_order(work, self.jobs):
                 found += some
                 bar.update(len(found))
         return found

@@ -15,6 +15,7 @@ import numpy as np
 from jepa_core.config import Range, check, to_dict
 from jepa_core.domain import Machine
 from jepa_core.errors import ConfigError, DataError
+from jepa_core.files import must_be_content
 from jepa_core.report.table import Table
 from jepa_core.run import Run, run_record
 from jepa_core.training.device import find_device
@@ -84,6 +85,7 @@ def open_images(
 
 def _array(path: Path) -> ArrayImages | None:
     """Images in one array, mapped from its file; None where it holds one image or less."""
+    must_be_content(path)
     try:
         array = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:

@@ -17,14 +17,12 @@ import pooch
 import requests
 
 from jepa_core.download.files import AGAIN, CHUNK, disk_errors, inside, staging
-from jepa_core.errors import ConfigError, DataError, Interrupted, JepaError
+from jepa_core.download.web import TIMEOUT, must_be_address, persist
+from jepa_core.errors import DataError, Interrupted, JepaError
 from jepa_core.progress import Progress
 
 T = TypeVar("T")
 
-_TIMEOUT = (15, 30)  # s to connect, and without a byte
-_PAUSES = (1.0, 4.0)  # s before the second and the third attempt at a file
-_PASSING = (429, 500, 502, 503, 504)  # HTTP answers that another attempt may mend
 _REMEDIES = {
     401: "this data set asks for an account: download it by hand",
     403: "this data set asks for an account: download it by hand",
@@ -91,8 +89,7 @@ def fetch(
     Interrupted
         Ctrl-C; finished files stay.
     """
-    if not base_url.startswith(("http://", "https://")):
-        raise ConfigError(f"{base_url!r} is no address that starts with http:// or https://")
+    must_be_address(base_url)
     base, root = base_url.rstrip("/") + "/", Path(folder).expanduser()
     with staging(root) as unfinished, _Downloads(unfinished) as downloads:
         with _one_line(root, base + checksums):
@@ -204,15 +201,11 @@ class _Downloads:
             self._files += 1
             name = str(self._files)
         known = sha256 and f"sha256:{sha256}"
-        for pause in (*_PAUSES, None):
-            try:
-                return Path(pooch.retrieve(url, known, name, self.folder, downloader=self))
-            except requests.RequestException as error:
-                answer = error.response
-                if pause is None or (answer is not None and answer.status_code not in _PASSING):
-                    raise
-                self.stop.wait(pause)
-        raise AssertionError
+
+        def transfer() -> Path:
+            return Path(pooch.retrieve(url, known, name, self.folder, downloader=self))
+
+        return persist(transfer, self.stop.wait)
 
     def __call__(self, url: str, output_file: str, _: Any) -> None:
         """What pooch calls to transfer a file."""
@@ -225,7 +218,7 @@ class _Downloads:
         # pooch makes the file readable by its owner only; a new one follows the user's umask.
         os.unlink(output_file)
         with (
-            session.get(url, stream=True, timeout=_TIMEOUT) as response,
+            session.get(url, stream=True, timeout=TIMEOUT) as response,
             open(output_file, "wb") as file,
         ):
             response.raise_for_status()
