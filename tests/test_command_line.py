@@ -59,6 +59,18 @@ def test_importing_a_domain_costs_no_torch(domain: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_training_starts_without_what_only_sharding_needs() -> None:
+    program = (
+        "import sys, jepa_ecg.verbs.pretrain, jepa_tabular.verbs.pretrain, "
+        "jepa_vision.verbs.pretrain\n"
+        "print([name for name in ('torch.distributed.tensor', 'sympy') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -16,7 +16,7 @@ DOMAINS = {
 # The floors of the core, from the ground up. A room may import rooms on lower floors only.
 FLOORS = (
     ("errors",),
-    ("config", "files", "progress", "rng"),
+    ("config", "files", "progress", "rng", "sharded"),
     ("tokens", "attention", "losses", "ema", "schedules", "optim", "domain"),
     ("masking", "layers"),
     ("run", "download"),

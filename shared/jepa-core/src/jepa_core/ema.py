@@ -9,9 +9,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from jepa_core.errors import ConfigError
+from jepa_core.sharded import own_part
 
 # Where a tensor lives: looked up at each update, because moving or sharding a module replaces it.
 _Slot = tuple[nn.Module, str]
@@ -156,7 +156,7 @@ def _match(kind: str, target: dict[str, _Slot], online: dict[str, _Slot]) -> lis
 def _tensor(slot: _Slot) -> Tensor:
     tensor: Tensor = getattr(*slot)
     # Of a sharded parameter this process averages its own part.
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return own_part(tensor)
 
 
 def _grouped(

@@ -26,10 +26,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from jepa_core.errors import RunError
 from jepa_core.run import fsync
+from jepa_core.sharded import own_part, sharded_as, whole
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, DONE = "model.safetensors", "optimizer.safetensors", "state.json", "DONE"
@@ -153,7 +153,9 @@ def load(
     if differing := _differences(here, tensors):
         raise RunError(f"is of another model: {differing}", where=place, remedy=_SAME_SETTINGS)
     # Not strict for the sake of `skip`; the names were compared above.
-    module.load_state_dict({name: _as(tensors[name], here[name]) for name in here}, strict=False)
+    module.load_state_dict(
+        {name: sharded_as(tensors[name], here[name]) for name in here}, strict=False
+    )
 
     names = _names(module, optimizer)
     saved = [group["names"] for group in state["groups"]]
@@ -171,7 +173,9 @@ def load(
     of: dict[str, dict[str, Tensor]] = {}
     for key, tensor in moments.items():
         name, _, kind = key.rpartition("/")
-        of.setdefault(name, {})[kind] = _as(tensor, parameters[name]) if tensor.ndim else tensor
+        of.setdefault(name, {})[kind] = (
+            sharded_as(tensor, parameters[name]) if tensor.ndim else tensor
+        )
     for group, settings in zip(mine["param_groups"], state["groups"], strict=True):
         for key, value in settings.items():
             if key != "names":
@@ -298,22 +302,13 @@ def _kept(module: nn.Module, skip: Container[str]) -> dict[str, Tensor]:
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
     """What two names of the same memory agree in."""
-    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    local = own_part(tensor)
     return (local.device, local.data_ptr(), local.dtype, tuple(local.shape), local.stride())
 
 
 def _whole(tensor: Tensor) -> Tensor:
     """A copy on the CPU, alone in its memory."""
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-
-
-def _as(tensor: Tensor, like: Tensor) -> Tensor:
-    """`tensor` sharded as `like` is."""
-    if isinstance(like, DTensor):
-        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
-    return tensor
+    return whole(tensor).detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _differences(here: dict[str, Tensor], there: dict[str, Tensor]) -> str:

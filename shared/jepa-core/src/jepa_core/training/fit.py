@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from jepa_core import rng
@@ -21,6 +20,7 @@ from jepa_core.errors import Interrupted
 from jepa_core.health import Verdict
 from jepa_core.optim import adamw, decay_groups, set_hyperparameters
 from jepa_core.run import Run
+from jepa_core.sharded import whole
 from jepa_core.training import FitConfig
 from jepa_core.training.device import autocast_to_bfloat16, bfloat16_is_native, start
 from jepa_core.training.interrupt import StopSignals
@@ -247,7 +247,7 @@ def _clip(parts: Sequence[nn.Module], largest: float | None) -> Float[Tensor, ""
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if largest is not None:
             nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-        norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        norms.append(whole(norm))
     return torch.linalg.vector_norm(torch.stack(norms))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from jepa_core.health import (
     AlarmState,
@@ -22,6 +21,7 @@ from jepa_core.health import (
     verdict,
 )
 from jepa_core.health.alarm import ADVICE
+from jepa_core.sharded import whole
 
 # Looks at the health over a run, beside the one at step 0.
 _LOOKS = 50
@@ -76,7 +76,7 @@ class Watch:
         values = _observe(self._module, self._batch)
         matrices = [p.detach() for p in self._module.parameters() if p.requires_grad and p.ndim > 1]
         norm = nn.utils.get_total_norm(matrices)
-        values["weights"] = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+        values["weights"] = whole(norm).item()
         self._last = (step, values)
         self._update(step, **{name: values[name] for name in _READ})
         return values
