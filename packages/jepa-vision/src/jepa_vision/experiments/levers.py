@@ -1,4 +1,4 @@
-"""How long must I-JEPA be trained at this size, and what does the papers' weight decay do?
+"""What do length, EMA and the papers' weight decay do to I-JEPA at this size?
 
     python -m jepa_vision.experiments.levers --out levers.jsonl --markdown LEVERS.md
 
@@ -30,8 +30,8 @@ from jepa_vision.presets import REPRODUCE, PretrainConfig
 LEVERS: dict[str, Callable[[PretrainConfig], PretrainConfig]] = {
     "weight decay rising to .4": lambda config: replace(config, final_weight_decay=0.4),
     "4 times the steps": lambda config: replace(config, steps=4 * config.steps),
-    "10 times the steps, a third of the batch": lambda config: replace(
-        config, steps=10 * config.steps, batch_size=max(1, config.batch_size // 3)
+    "4 times the steps, EMA from .996": lambda config: replace(
+        config, steps=4 * config.steps, momentum=0.996
     ),
 }
 
