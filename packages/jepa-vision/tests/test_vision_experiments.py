@@ -65,10 +65,12 @@ def material(seed: int = 0) -> Material:
 
 def result(top1: float, miou: float, between: float = 0.5) -> dict[str, Any]:
     history = [
-        {"step": 0, "health/unexplained": 3.0, "health/share_sample": 1 - between},
+        {"step": 0, "health/unexplained": 3.0, "health/token_rank": 28.0}
+        | {"health/share_sample": 1 - between},
+        {"step": 15, "health/token_rank": 9.0},
         {"step": 10, "loss": 0.4},
         {"step": 20, "loss": 0.2},
-        {"step": 30, "loss": 0.3, "health/unexplained": 0.7},
+        {"step": 30, "loss": 0.3, "health/unexplained": 0.7, "health/token_rank": 20.0},
     ]
     share = {"between_patches": between, "between_images": 1 - between, "total_variance": 0.5}
     return {
@@ -131,6 +133,7 @@ def test_tables_hold_every_arm_and_count_alarms() -> None:
     assert rows[DMT][-1] == "3 of 3"
     assert rows[IJEPA][-1] == "0 of 3"
     assert rows[IJEPA][-2] == "0.400, 0.200, 0.300"
+    assert rows[IJEPA][-3] == "28.0, 9.0, 20.0"
 
 
 def test_standing_is_by_the_interval() -> None:

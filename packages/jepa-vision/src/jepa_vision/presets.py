@@ -400,16 +400,13 @@ NANO = PretrainConfig(
     warmup_epochs=6.0,
     batch_size=48,
     final_weight_decay=0.04,
+    momentum=0.99,
     checkpoint_every=500,
 )
 
 # Three seeds of six arms in a quarter of an hour on two cores.
 REPRODUCE = replace(
-    NANO,
-    model=replace(NANO.model, dim=64, predictor_dim=32),
-    steps=600,
-    momentum=0.99,
-    checkpoint_every=600,
+    NANO, model=replace(NANO.model, dim=64, predictor_dim=32), steps=600, checkpoint_every=600
 )
 # Three arms in under two minutes.
 DEMO = replace(REPRODUCE, model=replace(REPRODUCE.model, depth=3), steps=150, checkpoint_every=150)

@@ -59,7 +59,8 @@ def targets_table(found: Results, notes: Sequence[str] = ()) -> Table:
         if arm in (RAW, TWIN):
             continue
         begin, end = ([one["targets"][place] for one in results] for place in (0, 1))
-        losses = [[line["loss"] for line in one["history"] if "loss" in line] for one in results]
+        losses = [series(one, "loss")[1] for one in results]
+        ranks = [series(one, "health/token_rank")[1] for one in results]
         rows.append(
             [
                 arm,
@@ -69,7 +70,8 @@ def targets_table(found: Results, notes: Sequence[str] = ()) -> Table:
                     [np.mean([one["total_variance"] for one in each]) for each in (begin, end)], 2
                 ),
                 spread([last(one, "health/unexplained") for one in results], 2),
-                _row(np.mean([(one[0], min(one), one[-1]) for one in losses], axis=0).tolist(), 3),
+                _course(ranks, 1),
+                _course(losses, 3),
                 f"{sum(one['alike'] >= 0 for one in results)} of {len(results)}",
             ]
         )
@@ -79,6 +81,7 @@ def targets_table(found: Results, notes: Sequence[str] = ()) -> Table:
         "end",
         "variance start, end",
         "unexplained",
+        "rank first, least, last",
         "loss first, least, last",
         "alarm: alike",
     )
@@ -105,6 +108,11 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     """Mean ± standard deviation over seeds."""
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def _course(each: Sequence[Sequence[float]], digits: int) -> str:
+    """First, least and last value, averaged over seeds."""
+    return _row(np.mean([(one[0], min(one), one[-1]) for one in each], axis=0).tolist(), digits)
 
 
 def _row(values: Sequence[float], digits: int) -> str:

@@ -1,4 +1,4 @@
-"""What do length, EMA and the papers' weight decay do to I-JEPA at this size?
+"""What do length and the papers' weight decay do to I-JEPA at this size?
 
     python -m jepa_vision.experiments.levers --out levers.jsonl --markdown LEVERS.md
 
@@ -30,9 +30,6 @@ from jepa_vision.presets import REPRODUCE, PretrainConfig
 LEVERS: dict[str, Callable[[PretrainConfig], PretrainConfig]] = {
     "weight decay rising to .4": lambda config: replace(config, final_weight_decay=0.4),
     "4 times the steps": lambda config: replace(config, steps=4 * config.steps),
-    "4 times the steps, EMA from .996": lambda config: replace(
-        config, steps=4 * config.steps, momentum=0.996
-    ),
 }
 
 

@@ -153,7 +153,8 @@ class Reproduce:
         local = (
             "Between patches: share of the targets' variance that lies between the patches of an "
             "image; at 0 the target says nothing of the place. Unexplained: what the predictor "
-            "leaves of the targets' variance around their mean at each position."
+            "leaves of the targets' variance around their mean at each position. Rank: effective "
+            "rank of the target encoder's tokens."
         )
         tables = {
             "0-scores": scores_table(
