@@ -111,6 +111,8 @@ def test_the_papers_sign_is_said_to_be_what_it_is() -> None:
     ahead = reproduce.verdict(found(ijepa=[0.2, 0.2, 0.2], dmt=[0.25, 0.26, 0.255]))
     assert "is reproduced: +0.0550" in ahead
     assert "ahead of the untrained twin: DMT-JEPA" in ahead
+    wide = reproduce.verdict(found(ijepa=[0.2, 0.2, 0.2], dmt=[0.21, 0.26, 0.3]))
+    assert "is seen in every seed, though the interval holds 0: +0.0567" in wide
     behind = reproduce.verdict(found(ijepa=[0.25, 0.26, 0.255], dmt=[0.2, 0.2, 0.2]))
     assert "is not reproduced: -0.0550" in behind
     assert "not reproduced" in reproduce.verdict(found(ijepa=[0.2, 0.3, 0.1], dmt=[0.21, 0.2, 0.3]))
@@ -142,6 +144,9 @@ def test_standing_is_by_the_interval() -> None:
     assert standing(paired([2, 2.1, 2.2], [1, 1, 1])) == "ahead of"
     assert standing(paired([1, 1, 1], [2, 2.1, 2.2])) == "behind"
     assert standing(paired([1, 2, 3], [2, 2, 2])) == "level with"
+    assert standing(paired([1.1, 2, 3], [1, 1, 1])) == "in every seed ahead of"
+    assert standing(paired([1, 1, 1], [1.1, 2, 3])) == "in every seed behind"
+    assert standing(paired([1, 1, 1], [1, 1, 1])) == "level with"
 
 
 def test_neighbours_of_one_class_agree() -> None:
@@ -215,13 +220,13 @@ def test_a_run_without_controls_can_get_them_later(
 ) -> None:
     monkeypatch.setattr(reproduce, "read_material", lambda folder: material())
     run = reproduce.Reproduce(
-        out=tmp_path / "run", data=tmp_path, seeds=(0, 1), jobs=1, controls=False, config=TINY
+        out=tmp_path / "run", data=tmp_path, seeds=(0, 1), jobs=1, controls=(), config=TINY
     )
     run()
     kept = tmp_path / "run" / "results" / "seeds.jsonl"
     first = kept.read_text()
     assert f'"{RANDOM}"' not in first
-    replace(run, controls=True, resume=True)()
+    replace(run, controls=("random-neighbours",), resume=True)()
     assert kept.read_text().startswith(first)
     assert f'"{RANDOM}"' in kept.read_text()
 

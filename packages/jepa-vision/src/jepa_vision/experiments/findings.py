@@ -96,12 +96,19 @@ def gain(found: Results, name: str, other: str, score: str) -> Paired:
 
 
 def standing(difference: Paired) -> str:
-    """In words: ahead, behind, or level, by whether the interval holds 0."""
-    if difference.low is None or difference.high is None:
-        return "ahead of" if difference.mean > 0 else "behind"
-    if difference.low > 0:
-        return "ahead of"
-    return "behind" if difference.high < 0 else "level with"
+    """In words: ahead, behind, or level, by whether the interval holds 0.
+
+    Where it does and all seeds agree, the words say that: three seeds make wide intervals.
+    """
+    if difference.low is not None and difference.high is not None:
+        if difference.low > 0:
+            return "ahead of"
+        if difference.high < 0:
+            return "behind"
+        if not difference.same_sign or not difference.mean:
+            return "level with"
+        return "in every seed ahead of" if difference.mean > 0 else "in every seed behind"
+    return "ahead of" if difference.mean > 0 else "behind"
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:

@@ -112,10 +112,11 @@ def summary(found: Results) -> str:
         ahead = [
             f"{name} ({difference.mean:+.3f})"
             for name in found
-            if name != TWIN and standing(difference := gain(found, name, TWIN, score)) == "ahead of"
+            if name != TWIN
+            and standing(difference := gain(found, name, TWIN, score)).endswith("ahead of")
         ]
         parts.append(f"in {label} " + (", ".join(ahead) if ahead else "none"))
-    return f"Ahead of the untrained twin by intervals over seeds: {'; '.join(parts)}."
+    return f"Ahead of the untrained twin in every seed: {'; '.join(parts)}."
 
 
 if __name__ == "__main__":
