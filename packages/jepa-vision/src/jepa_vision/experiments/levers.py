@@ -9,6 +9,7 @@ images that only choices are made on: a third of the training parts. Results are
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,9 +71,11 @@ class Levers:
             table.print()
         if self.markdown is not None:
             seconds = sum(one["seconds"] for several in found.values() for one in several)
+            flags = ["--levers", *self.levers] if self.levers else []
+            typed = shlex.join([*flags, "--markdown", self.markdown.name])
             head = (
-                "# What length and recipe do\n\nWritten by `python -m "
-                f"jepa_vision.experiments.levers --markdown {self.markdown.name}` "
+                "# What length and recipe do\n\n"
+                f"Written by `python -m jepa_vision.experiments.levers {typed}` "
                 f"({seconds / 60:.0f} minutes of one core), on images that only choices are made "
                 f"on. The recipe as it is: {self.config.steps} steps of {self.config.batch_size} "
                 f"images of {self.config.model.image[0]} pixels; {len(self.seeds)} seeds. "
