@@ -389,8 +389,8 @@ def official(config: PretrainConfig) -> PretrainConfig:
 
 
 # Small enough for two cores and a thousand images of 64 pixels: fewer steps leave encoders where
-# their untrained twins are. The weight decay is constant; the papers' tenfold rise made no difference
-# beyond noise (LEVERS.md).
+# their untrained twins are. The weight decay is constant; the papers' tenfold rise made no
+# difference beyond noise (LEVERS.md).
 NANO = PretrainConfig(
     model=ModelConfig(
         image=(64, 64), patch=8, dim=96, depth=4, heads=4, predictor_dim=48, predictor_depth=2
