@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_core.errors import DataError
-from jepa_core.files import HEAD, lfs_pointer, must_be_content, npy_header
+from jepa_core.files import HEAD, data_folder, lfs_pointer, must_be_content, npy_header
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345678\n"
 
@@ -101,3 +101,19 @@ def test_a_damaged_header_is_an_error_or_fits_the_file(data: st.DataObject) -> N
     except DataError as error:
         said = str(error)
     assert "\n" not in said
+
+
+def test_real_data_are_looked_for_in_the_named_folder_and_then_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for root in ("named", "shared/data"):
+        (tmp_path / root / "ecg").mkdir(parents=True)
+        (tmp_path / root / "ecg" / "records").touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("JEPA_DATA", str(tmp_path / "named"))
+    assert data_folder("ecg", "records", "records") == tmp_path / "named" / "ecg"
+    monkeypatch.delenv("JEPA_DATA")
+    assert data_folder("ecg", "records", "records") == Path("../shared/data/ecg")
+    with pytest.raises(DataError, match=r"^images are not here; set JEPA_DATA .* vision/, or give"):
+        data_folder("vision", "photos", "images")

@@ -1,8 +1,12 @@
-"""Files as people bring them: missing, empty, a Git LFS pointer, shorter than their header says."""
+"""Files as people bring them: missing, empty, a Git LFS pointer, shorter than their header says.
+
+And where real data lie.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import IO
@@ -105,3 +109,31 @@ def npy_header(file: IO[bytes], size: int, where: object) -> tuple[tuple[int, ..
             remedy="fetch it again",
         )
     return shape, dtype
+
+
+def data_folder(domain: str, sign: str, what: str, remedy: str = "or give --data") -> Path:
+    """A domain's folder of real data: in $JEPA_DATA, else beside the working folder.
+
+    Parameters
+    ----------
+    domain
+        The folder's name.
+    sign
+        What lies in it.
+    what
+        The files that are wanted, as an error names them.
+    remedy
+        What helps besides setting JEPA_DATA.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    for root in (os.environ.get("JEPA_DATA"), "../shared/data"):
+        if root and (Path(root) / domain / sign).exists():
+            return Path(root) / domain
+    raise DataError(
+        f"{what} are not here",
+        remedy=f"set JEPA_DATA to the folder that holds {domain}/, {remedy}",
+    )

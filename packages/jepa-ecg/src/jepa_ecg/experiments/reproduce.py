@@ -6,15 +6,14 @@ than the same encoder untrained, and latent prediction at least as good as recon
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from jepa_core import files
 from jepa_core.config import to_dict
-from jepa_core.errors import DataError
 from jepa_core.evaluation.intervals import paired
 from jepa_core.report import pictures
 from jepa_core.report.figures import embedding_map
@@ -140,12 +139,11 @@ def data_folder() -> Path:
     DataError
         There is none.
     """
-    for root in (os.environ.get("JEPA_DATA"), "../shared/data"):
-        if root and (Path(root) / "ecg" / "ptbxl500_lr.npz").exists():
-            return Path(root) / "ecg"
-    raise DataError(
-        "the 500 PTB-XL records (ptbxl500_lr.npz) are not here",
-        remedy="set JEPA_DATA to the folder that holds ecg/, give --data, or give --corpus",
+    return files.data_folder(
+        "ecg",
+        "ptbxl500_lr.npz",
+        "the 500 PTB-XL records (ptbxl500_lr.npz)",
+        "give --data, or give --corpus",
     )
 
 

@@ -6,7 +6,6 @@ on the columns. Beside it stands what shows whether anything was learned: the un
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from jepa_core import files
 from jepa_core.config import Range, check, to_dict
-from jepa_core.errors import DataError
 from jepa_core.jobs import run_jobs
 from jepa_core.report import pictures
 from jepa_core.report.figures import curves
@@ -192,12 +191,8 @@ def data_folder() -> Path:
     DataError
         There is none.
     """
-    for root in (os.environ.get("JEPA_DATA"), "../shared/data"):
-        if root and (Path(root) / "tabular" / "housing.csv.gz").exists():
-            return Path(root) / "tabular"
-    raise DataError(
-        "the tables (housing.csv.gz, adult.csv.gz, jannis_28145.npz) are not here",
-        remedy="set JEPA_DATA to the folder that holds tabular/, or give --data",
+    return files.data_folder(
+        "tabular", "housing.csv.gz", "the tables (housing.csv.gz, adult.csv.gz, jannis_28145.npz)"
     )
 
 

@@ -8,15 +8,14 @@ the official program's pairing of images).
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from matplotlib.figure import Figure
 
+from jepa_core import files
 from jepa_core.config import Range, check, to_dict
-from jepa_core.errors import DataError
 from jepa_core.jobs import run_jobs
 from jepa_core.report import pictures
 from jepa_core.report.figures import curves
@@ -276,12 +275,8 @@ def data_folder() -> Path:
     DataError
         There is none.
     """
-    for root in (os.environ.get("JEPA_DATA"), "../shared/data"):
-        if root and (Path(root) / "vision" / "caltech10").is_dir():
-            return Path(root) / "vision"
-    raise DataError(
-        "the images (caltech10, caltech_unlabelled.zip, camvid) are not here",
-        remedy="set JEPA_DATA to the folder that holds vision/, or give --data",
+    return files.data_folder(
+        "vision", "caltech10", "the images (caltech10, caltech_unlabelled.zip, camvid)"
     )
 
 
