@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 # Before torch or a BLAS is imported by any test: several tests at once must not fight for cores.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -41,6 +42,29 @@ def data() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+class Said(NamedTuple):
+    """Exit code and output of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def jepa(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """In a domain's tests `jepa("info", "--json")` runs `jepa DOMAIN info --json`."""
+    package = request.path.relative_to(ROOT / "packages").parts[0]
+
+    def run(*words: object) -> Said:
+        from jepa_core import cli
+
+        capsys.readouterr()
+        code = cli.main([package.removeprefix("jepa-"), *map(str, words)])
+        return Said(code, *capsys.readouterr())
+
+    return run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -12,26 +10,6 @@ from jepa_core import cli
 
 TINY = "--dim 16 --depth 1 --heads 2 --batch-size 8 --warmup-steps 2".split()  # noqa: SIM905
 TINY += "--predictor-dim 8 --predictor-depth 1 --predictor-heads 2".split()  # noqa: SIM905
-
-
-class Said(NamedTuple):
-    """Exit code and output of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def jepa(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """`jepa("info", "--json")` runs `jepa ecg info --json`."""
-
-    def run(*words: object) -> Said:
-        capsys.readouterr()
-        code = cli.main(["ecg", *map(str, words)])
-        return Said(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,33 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 import pytest
-
-from jepa_core import cli
-
-
-class Said(NamedTuple):
-    """Exit code and output of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def jepa(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """`jepa("info", "--json")` runs `jepa linear info --json`."""
-
-    def run(*words: object) -> Said:
-        capsys.readouterr()
-        code = cli.main(["linear", *map(str, words)])
-        return Said(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="session")

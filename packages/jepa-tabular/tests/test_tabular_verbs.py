@@ -5,9 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -48,26 +46,6 @@ CLI = {
     "california": 255_424,
     "higgs": 258_752,
 }
-
-
-class Said(NamedTuple):
-    """Exit code and output of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def jepa(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """`jepa("info", "--json")` runs `jepa tabular info --json`."""
-
-    def run(*words: object) -> Said:
-        capsys.readouterr()
-        code = cli.main(["tabular", *map(str, words)])
-        return Said(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

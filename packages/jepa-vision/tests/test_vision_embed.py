@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -33,23 +31,13 @@ RECIPE = replace(
 )
 
 
-class Said(NamedTuple):
-    """Exit code and output of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def jepa(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def jepa(jepa):
     """`jepa("embed", x)` runs `jepa vision embed x --device cpu`."""
 
-    def run(*words: object) -> Said:
-        capsys.readouterr()
+    def run(*words):
         device = ["--device", "cpu"] if words[0] in ("embed", "predict") else []
-        code = cli.main(["vision", *map(str, words), *device])
-        return Said(code, *capsys.readouterr())
+        return jepa(*words, *device)
 
     return run
 

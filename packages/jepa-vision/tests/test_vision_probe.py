@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -22,26 +20,6 @@ from jepa_vision.verbs.probe import kind_of
 
 TINY = "--image 48 48 --patch 8 --dim 16 --depth 4 --heads 2 --predictor-dim 8".split()  # noqa: SIM905
 TINY += "--predictor-depth 1 --min-keep 2 --batch-size 8 --steps 6 --checkpoint-every 2".split()  # noqa: SIM905
-
-
-class Said(NamedTuple):
-    """Exit code and output of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def jepa(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """`jepa("info", "--json")` runs `jepa vision info --json`."""
-
-    def run(*words: object) -> Said:
-        capsys.readouterr()
-        code = cli.main(["vision", *map(str, words)])
-        return Said(code, *capsys.readouterr())
-
-    return run
 
 
 def picture(g: np.random.Generator, label: int) -> np.ndarray:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -39,26 +37,6 @@ RECIPE = replace(
     masks=replace(NANO.masks, min_keep=0),
     batch_size=8,
 )
-
-
-class Said(NamedTuple):
-    """Exit code and output of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def jepa(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """`jepa("info", "--json")` runs `jepa vision info --json`."""
-
-    def run(*words: object) -> Said:
-        capsys.readouterr()
-        code = cli.main(["vision", *map(str, words)])
-        return Said(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
