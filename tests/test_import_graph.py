@@ -20,7 +20,7 @@ FLOORS = (
     ("tokens", "attention", "losses", "ema", "schedules", "optim", "domain"),
     ("masking", "layers"),
     ("run", "download"),
-    ("jobs", "hub"),
+    ("corpus", "jobs", "hub"),
     ("health",),
     ("training",),
     ("report",),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_core import cli
 from jepa_core.errors import ConfigError, DataError, Interrupted, RunError
 from jepa_tabular.data import build as module
 from jepa_tabular.data.build import CorpusConfig, build_corpus
@@ -415,6 +415,41 @@ def test_ctrl_c_keeps_what_is_written(source, built, tmp_path, monkeypatch, afte
     np.testing.assert_array_equal(TableCorpus(whole).x, TableCorpus(built).x)
 
 
+def test_a_build_stopped_at_its_very_end_resumes_to_the_same_bytes(
+    source, built, tmp_path, monkeypatch
+):
+    def stops(folder, info):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "finish", stops)
+    with pytest.raises(Interrupted, match="--resume goes on"):
+        build_corpus([source], tmp_path / "corpus", CONFIG)
+    monkeypatch.undo()
+    assert build_corpus([source], tmp_path / "corpus", CONFIG, resume=True) == (1000, 0, 1000)
+    assert files(tmp_path / "corpus") == files(built)
+
+
+@pytest.mark.parametrize("left", [0, 500])
+def test_values_that_were_lost_since_a_build_stopped_are_missed(
+    source, tmp_path, monkeypatch, left
+):
+    write, parts = module._Build._write_part, []
+
+    def stops(self, *arguments):
+        if len(parts) == 3:
+            raise KeyboardInterrupt
+        parts.append(write(self, *arguments))
+
+    monkeypatch.setattr(module._Build, "_write_part", stops)
+    with pytest.raises(Interrupted):
+        build_corpus([source], tmp_path / "corpus", CONFIG)
+    monkeypatch.undo()
+    values = tmp_path / "corpus" / "x.npy"
+    values.write_bytes(values.read_bytes()[:left])
+    with pytest.raises(RunError, match=r"x\.npy: is shorter than the 192 rows .* --overwrite"):
+        build_corpus([source], tmp_path / "corpus", CONFIG, resume=True)
+
+
 def test_a_build_stopped_while_it_learns_begins_again(source, built, tmp_path, monkeypatch):
     def stops(self, config):
         raise KeyboardInterrupt
@@ -471,7 +506,7 @@ def test_a_full_disk_is_one_line_before_and_while_writing(source, tmp_path, monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(module._Build, "_write_part", full)
-    with pytest.raises(RunError, match="cannot be written: No space left on device"):
+    with pytest.raises(RunError, match="the disk is full; free some space and add --resume"):
         build_corpus([source], tmp_path / "corpus", CONFIG, resume=True)
     monkeypatch.undo()
     assert build_corpus([source], tmp_path / "corpus", CONFIG, resume=True).kept == 1000
@@ -529,13 +564,9 @@ def test_a_parquet_file_with_another_type_of_column_is_refused(tmp_path):
 
 
 @pytest.fixture
-def jepa(capsys):
-    def run(*words):
-        capsys.readouterr()
-        code = cli.main(["tabular", "data", *map(str, words)])
-        return code, *capsys.readouterr()
-
-    return run
+def jepa(jepa):
+    """`jepa("check", path)` runs `jepa tabular data check path`."""
+    return partial(jepa, "data")
 
 
 def test_check_shows_kinds_missing_values_and_a_leak(jepa, tmp_path):

@@ -6,9 +6,7 @@ where an earlier build stopped.
 
 from __future__ import annotations
 
-import csv
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -18,16 +16,15 @@ from typing import NamedTuple
 import joblib
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 from jaxtyping import Float64
 
 from jepa_core.config import read_json, to_dict
+from jepa_core.corpus import building, finish, index_files, prepare, read_part
 from jepa_core.errors import DataError, RunError
 from jepa_core.jobs import in_order
-from jepa_core.run import must_equal, write_json
-from jepa_ecg.data.corpus import FORMAT, CorpusSource, is_corpus, shard_name
+from jepa_ecg.data.corpus import FORMAT, CorpusSource, shard_name
 from jepa_ecg.data.databases import DATABASES
-from jepa_ecg.data.shard import Block, CorpusConfig, digest, read_part, write_shard
+from jepa_ecg.data.shard import Block, CorpusConfig, digest, write_shard
 from jepa_ecg.data.source import Source, refuse_missing
 
 __all__ = ["BuildReport", "CorpusConfig", "build_corpus"]
@@ -105,9 +102,21 @@ def build_corpus(
     if config.on_error == "raise":
         for source in sources:
             refuse_missing(source)
-    if _prepare(folder, config, names, resume=resume, overwrite=overwrite):
-        kept = sum(source["records"] for source in read_json(folder / "corpus.json")["sources"])
-        return BuildReport(kept, _skipped_before(folder), 0)
+    asked = {"format": FORMAT, "settings": to_dict(config), "sources": names}
+    with building(folder):
+        if prepare(folder, asked, ["signals-*.npy*"], resume=resume, overwrite=overwrite):
+            info = read_json(folder / "corpus.json")
+            return BuildReport(sum(s["records"] for s in info["sources"]), info["skipped"], 0)
+        return _build(sources, folder, config, n_jobs, progress)
+
+
+def _build(
+    sources: Sequence[Source],
+    folder: Path,
+    config: CorpusConfig,
+    n_jobs: int | None,
+    progress: Callable[[int], None] | None,
+) -> BuildReport:
     resumed = n_shards = 0
 
     def open_blocks() -> Iterator[Block]:
@@ -126,48 +135,11 @@ def build_corpus(
         joblib.delayed(write_shard)(folder, sources[block.source], block, config)
         for block in open_blocks()
     )
-    try:
-        for n in in_order(work, n_jobs):
-            if progress:
-                progress(n)
-        kept, skipped = _finish(folder, sources, config, n_shards)
-    except OSError as error:
-        raise RunError(
-            f"cannot be written: {error}", where=folder, remedy="check free space and permissions"
-        ) from error
+    for n in in_order(work, n_jobs):
+        if progress:
+            progress(n)
+    kept, skipped = _finish(folder, sources, config, n_shards)
     return BuildReport(kept, skipped, resumed)
-
-
-def _prepare(
-    folder: Path, config: CorpusConfig, names: list[str], *, resume: bool, overwrite: bool
-) -> bool:
-    """Make the folder ready; True when the corpus in it is already complete."""
-    begun = folder / "building.json"
-    settings = {"format": FORMAT, "settings": to_dict(config), "sources": names}
-    if folder.exists() and any(folder.iterdir()):
-        ours = begun.exists() or is_corpus(folder)
-        if not ours:
-            raise RunError("the folder is not empty and no corpus", where=folder)
-        if resume and begun.exists():
-            must_equal(read_json(begun), settings, where=begun)
-            (folder / "parts").mkdir(exist_ok=True)
-            return is_corpus(folder)
-        if not overwrite:
-            raise RunError(
-                "there is a corpus already", where=folder, remedy="add --resume or --overwrite"
-            )
-        for path in [*map(folder.joinpath, _OWN_FILES), *folder.glob("signals-*.npy*")]:
-            path.unlink(missing_ok=True)
-        shutil.rmtree(folder / "parts", ignore_errors=True)
-    try:
-        (folder / "parts").mkdir(parents=True, exist_ok=True)
-        write_json(begun, settings)
-    except OSError as error:
-        raise RunError(f"cannot be written: {error}", where=folder) from error
-    return False
-
-
-_OWN_FILES = ("corpus.json", "index.parquet", "skipped.csv", "building.json")
 
 
 def _blocks(sources: Sequence[Source], size: int) -> Iterator[Block]:
@@ -189,14 +161,7 @@ def _finish(
     shards: set[str] = set()
     samples = np.zeros(len(sources))
     total, square = np.zeros((len(sources), n_leads)), np.zeros((len(sources), n_leads))
-    index, failures = folder / "index.parquet", folder / "skipped.csv"
-    beside = [path.with_name(path.name + ".partial") for path in (index, failures)]
-    with (
-        pyarrow.parquet.ParquetWriter(beside[0], _SCHEMA) as table,
-        open(beside[1], "w", newline="", encoding="utf-8") as file,
-    ):
-        lines = csv.writer(file)
-        lines.writerow(["source", "id", "path", "reason"])
+    with index_files(folder, _SCHEMA, ("source", "id", "path", "reason")) as index:
         for shard in range(n_shards):
             part = read_part(folder, shard)
             if part is None:
@@ -205,16 +170,14 @@ def _finish(
                 )
             if part["rows"]:
                 shards.add(shard_name(shard))
-                table.write_table(pyarrow.Table.from_pylist(part["rows"], schema=_SCHEMA))
+                index.rows(pyarrow.Table.from_pylist(part["rows"], schema=_SCHEMA))
             number = part["source"]
-            lines.writerows([sources[number].name, *failure] for failure in part["skipped"])
+            index.skipped([[sources[number].name, *failure] for failure in part["skipped"]])
             records[number] += len(part["rows"])
             skipped += len(part["skipped"])
             samples[number] += part["samples"]
             total[number] += part["total"]
             square[number] += part["square"]
-    for path, final in zip(beside, (index, failures), strict=True):
-        os.replace(path, final)
     for path in folder.glob("signals-*.npy*"):  # of an earlier start, with other entries
         if path.name not in shards:
             path.unlink()
@@ -222,8 +185,8 @@ def _finish(
         asdict(_describe(sources[i].name, config, records[i], samples[i], total[i], square[i]))
         for i in range(len(sources))
     ]
-    write_json(
-        folder / "corpus.json",
+    finish(
+        folder,
         {
             "format": FORMAT,
             "fs": config.fs,
@@ -233,7 +196,6 @@ def _finish(
             "sources": described,
         },
     )
-    shutil.rmtree(folder / "parts", ignore_errors=True)
     return sum(records), skipped
 
 
@@ -255,7 +217,3 @@ def _describe(
     # A lead that is flat throughout (filled with zeros) has nothing to scale.
     std = np.where(std > 0, std, 1.0)
     return CorpusSource(name, records, tuple(mean.tolist()), tuple(std.tolist()), "measured")
-
-
-def _skipped_before(folder: Path) -> int:
-    return int(read_json(folder / "corpus.json")["skipped"])

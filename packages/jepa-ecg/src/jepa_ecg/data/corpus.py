@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow.parquet
 from jaxtyping import Bool, Float32, Float64, Int8, Int16, Int64, UInt8
 
-from jepa_core.config import read_json
+from jepa_core.corpus import mapped, read_column, read_info
 from jepa_core.errors import DataError
 from jepa_ecg.data.databases import DATABASES
 from jepa_ecg.data.ptbxl import label_matrix
@@ -102,7 +102,7 @@ class Corpus:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        info = _info(self.path)
+        info = read_info(self.path, "ecg", FORMAT)
         self.leads: tuple[str, ...] = tuple(info["leads"])
         self.fs = float(info["fs"])
         self.sources = tuple([CorpusSource(**source) for source in info["sources"]])
@@ -156,8 +156,7 @@ class Corpus:
 
     def column(self, name: str) -> np.ndarray:
         """One column of the index, a value a record."""
-        table = pyarrow.parquet.read_table(self.path / "index.parquet", columns=[name])
-        return table[name].to_numpy()
+        return read_column(self.path, name)
 
     def crops(
         self,
@@ -316,38 +315,10 @@ class Corpus:
 
     def _map(self, shard: int) -> Int16[np.ndarray, " values"]:
         if shard not in self._maps:
-            path = self.path / shard_name(shard)
-            try:
-                # Without the memmap class, whose bookkeeping costs more than the gather itself.
-                self._maps[shard] = np.asarray(np.load(path, mmap_mode="r"))
-            except (OSError, ValueError) as error:
-                raise DataError(
-                    f"cannot be read: {error}", where=path, remedy="build the corpus again"
-                ) from None
+            self._maps[shard] = mapped(self.path / shard_name(shard))
         return self._maps[shard]
 
 
 def shard_name(shard: int) -> str:
     """File of a shard."""
     return f"signals-{shard:05d}.npy"
-
-
-def is_corpus(path: str | os.PathLike[str]) -> bool:
-    """Whether a complete corpus lies there."""
-    return (Path(path) / "corpus.json").exists() and (Path(path) / "index.parquet").exists()
-
-
-def _info(path: Path) -> dict[str, Any]:
-    if not is_corpus(path):
-        begun = (path / "building.json").exists()
-        what = "the building of this corpus has not come to its end" if begun else "is no corpus"
-        remedy = "`jepa ecg data build`" + (" with --resume goes on" if begun else " makes one")
-        raise DataError(what, where=path, remedy=remedy)
-    info: dict[str, Any] = read_json(path / "corpus.json")
-    if info.get("format") != FORMAT:
-        raise DataError(
-            f"this corpus has the format {info.get('format')!r}, not {FORMAT}",
-            where=path,
-            remedy="build it again",
-        )
-    return info

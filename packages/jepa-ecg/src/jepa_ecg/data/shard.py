@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int16
 
 from jepa_core.config import Range, check
+from jepa_core.corpus import part_path, values_file
 from jepa_core.errors import JepaError
-from jepa_core.run import fsync, write_json
+from jepa_core.run import write_json
 from jepa_ecg.data.corpus import shard_name
 from jepa_ecg.data.databases import DATABASES, LEADS
 from jepa_ecg.data.errors import ECGFormatError
@@ -100,27 +100,12 @@ def digest(block: Block) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _part_path(folder: Path, shard: int) -> Path:
-    return folder / "parts" / f"{shard:05d}.json"
-
-
-def read_part(folder: Path, shard: int) -> dict[str, Any] | None:
-    try:
-        part: dict[str, Any] = json.loads(_part_path(folder, shard).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return part
-
-
 def write_shard(folder: Path, source: Source, block: Block, config: CorpusConfig) -> int:
     """Read the entries of a block and write its shard and part, one record in memory at a time."""
     rows: list[dict[str, Any]] = []
     skipped: list[tuple[str, str, str]] = []
     n, total, square = 0, np.zeros(len(config.leads)), np.zeros(len(config.leads))
-    path = folder / shard_name(block.shard)
-    partial = path.with_suffix(".npy.partial")
-    with open(partial, "wb") as file:
-        _write_header(file, 0)
+    with values_file(folder / shard_name(block.shard), "<i2") as values:
         for entry in block.entries:
             try:
                 record, labels = source.read(entry, config.options)
@@ -136,7 +121,8 @@ def write_shard(folder: Path, source: Source, block: Block, config: CorpusConfig
                 skipped.append((entry.id, entry.path, str(error)))
                 continue
             digital, scale = quantise(signal)
-            file.write(digital.T.tobytes())
+            start = values.size
+            values.append(digital.T)
             exact = digital.astype(np.float64) * float(scale)
             total += exact.sum(0)
             square += (exact**2).sum(0)
@@ -145,7 +131,7 @@ def write_shard(folder: Path, source: Source, block: Block, config: CorpusConfig
                     "id": entry.id,
                     "source": source.name,
                     "shard": block.shard,
-                    "start": n * len(config.leads),
+                    "start": start,
                     "length": len(digital),
                     "fs": float(record.fs),
                     "scale": float(scale),
@@ -160,17 +146,8 @@ def write_shard(folder: Path, source: Source, block: Block, config: CorpusConfig
                 }
             )
             n += len(digital)
-        file.seek(0)
-        _write_header(file, n * len(config.leads))
-        file.flush()
-        os.fsync(file.fileno())
-    if rows:
-        os.replace(partial, path)
-    else:
-        partial.unlink()
-    fsync(folder)
     write_json(
-        _part_path(folder, block.shard),
+        part_path(folder, block.shard),
         {
             "digest": digest(block),
             "source": block.source,
@@ -182,12 +159,6 @@ def write_shard(folder: Path, source: Source, block: Block, config: CorpusConfig
         },
     )
     return len(block.entries)
-
-
-def _write_header(file: BinaryIO, n: int) -> None:
-    # numpy leaves room in the header for the first axis to grow, so its length never changes.
-    header = {"descr": "<i2", "fortran_order": False, "shape": (n,)}
-    np.lib.format.write_array_header_1_0(file, header)
 
 
 class _TooShortError(ECGFormatError):

@@ -7,7 +7,6 @@ rows at a time. A build that was stopped in the second goes on after the last ro
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import shutil
@@ -23,12 +22,13 @@ import pyarrow
 import pyarrow.parquet
 
 from jepa_core.config import Range, check, read_json, to_dict
-from jepa_core.errors import DataError, Interrupted, JepaError, RunError
+from jepa_core.corpus import building, finish, index_files, part_path, prepare, read_part
+from jepa_core.errors import DataError, RunError
 from jepa_core.progress import Progress
-from jepa_core.run import fsync, must_equal, write_json
+from jepa_core.run import fsync, write_json
 from jepa_tabular.columns import Kind, kinds_besides
 from jepa_tabular.data.chunks import Chunk, read_chunks, read_types, sound
-from jepa_tabular.data.corpus import FORMAT, is_corpus
+from jepa_tabular.data.corpus import FORMAT
 from jepa_tabular.data.files import require_columns
 from jepa_tabular.data.labels import Labels
 from jepa_tabular.data.survey import Survey
@@ -38,15 +38,10 @@ from jepa_tabular.presets import ColumnsConfig
 __all__ = ["BuildReport", "CorpusConfig", "build_corpus"]
 
 _OWN_FILES = (
-    "corpus.json",
     "x.npy",
-    "x.npy.partial",
     "y.npy",
     "columns.json",
     "columns.npz",
-    "index.parquet",
-    "skipped.csv",
-    "building.json",
     "surveyed.json",
 )
 _INDEX = pyarrow.schema(
@@ -149,8 +144,10 @@ def build_corpus(
     if not paths:
         raise DataError("no file is given", remedy="name files")
     build = _Build(paths, folder, config, progress)
-    with _one_line(folder):
-        if _prepare(folder, config, paths, resume=resume, overwrite=overwrite):
+    inputs = [f"{path.name} ({path.stat().st_size} bytes)" for path in paths]
+    asked = {"format": FORMAT, "settings": to_dict(config), "inputs": inputs}
+    with building(folder):
+        if prepare(folder, asked, _OWN_FILES, resume=resume, overwrite=overwrite):
             info = read_json(folder / "corpus.json")
             return BuildReport(info["rows"], info["skipped"], info["rows"])
         surveyed = folder / "surveyed.json"
@@ -247,7 +244,7 @@ class _Build:
             self.labels.classes = info["classes"]
         done = _parts(folder)
         resumed = sum(part["rows"] for part in done)
-        with _appended(folder / "x.npy.partial", (rows, columns), "<f4", resumed) as x:
+        with _appended(folder / "x.npy", (rows, columns), "<f4", resumed) as x:
             self._check_space((rows - resumed) * columns * 4)
             with self._progress("writing", resumed) as tell:
                 begun = done[-1]["file"] if done else 0
@@ -255,7 +252,7 @@ class _Build:
                     for chunk in self._chunks(file, sum(part["file"] == file for part in done)):
                         self._write_part(x, chunk, file, len(done), preprocessor)
                         part = {"file": file, "rows": len(chunk.frame), "skipped": chunk.skipped}
-                        write_json(_part(folder, len(done), ".json"), part)
+                        write_json(part_path(folder, len(done)), part)
                         done.append(part)
                         tell(file, chunk.position, sum(part["rows"] for part in done))
         if sum(part["rows"] for part in done) != rows:
@@ -282,7 +279,7 @@ class _Build:
         if self.labels is not None:
             columns["y"] = self.labels.encode(frame[config.label])
             schema = schema.append(pyarrow.field("y", pyarrow.from_numpy_dtype(columns["y"].dtype)))
-        path = _part(self.folder, number, ".parquet")
+        path = part_path(self.folder, number, ".parquet")
         pyarrow.parquet.write_table(pyarrow.table(columns, schema), path)
         fsync(path)
 
@@ -314,31 +311,22 @@ class _Build:
     def _finish(self, info: dict[str, Any], done: list[dict[str, Any]]) -> None:
         """Join the parts, then say that the corpus is complete."""
         folder = self.folder
-        beside = folder / "index.parquet.partial"
-        with pyarrow.parquet.ParquetWriter(beside, _INDEX) as writer, ExitStack() as stack:
+        skipped = ("file", "line", "reason")
+        with index_files(folder, _INDEX, skipped) as index, ExitStack() as stack:
             y: BinaryIO | None = None
-            for number in range(len(done)):
-                table = pyarrow.parquet.read_table(_part(folder, number, ".parquet"))
+            for number, part in enumerate(done):
+                table = pyarrow.parquet.read_table(part_path(folder, number, ".parquet"))
                 if self.labels is not None:
                     values = table["y"].to_numpy()
                     if y is None:
                         new = _appended(folder / "y.npy", (info["rows"],), values.dtype.str, 0)
                         y = stack.enter_context(new)
                     y.write(values.tobytes())
-                writer.write_table(table.select(_INDEX.names))
-        os.replace(beside, folder / "index.parquet")
-        skipped = folder / "skipped.csv.partial"
-        with open(skipped, "w", newline="", encoding="utf-8") as text:
-            lines = csv.writer(text)
-            lines.writerow(["file", "line", "reason"])
-            for part in done:
+                index.rows(table.select(_INDEX.names))
                 name = self.paths[part["file"]].name
-                lines.writerows([name, line, reason] for line, reason in part["skipped"])
-        os.replace(skipped, folder / "skipped.csv")
-        os.replace(folder / "x.npy.partial", folder / "x.npy")
-        fsync(folder)
-        write_json(
-            folder / "corpus.json",
+                index.skipped([[name, line, reason] for line, reason in part["skipped"]])
+        finish(
+            folder,
             {
                 "format": FORMAT,
                 **info,
@@ -347,44 +335,14 @@ class _Build:
                 "inputs": [path.name for path in self.paths],
             },
         )
-        shutil.rmtree(folder / "parts", ignore_errors=True)
         (folder / "surveyed.json").unlink()
-
-
-def _prepare(
-    folder: Path, config: CorpusConfig, paths: list[Path], *, resume: bool, overwrite: bool
-) -> bool:
-    """Make the folder ready; True when the corpus in it is already complete."""
-    begun = folder / "building.json"
-    inputs = [f"{path.name} ({path.stat().st_size} bytes)" for path in paths]
-    settings = {"format": FORMAT, "settings": to_dict(config), "inputs": inputs}
-    if folder.exists() and any(folder.iterdir()):
-        if not (begun.exists() or is_corpus(folder)):
-            raise RunError("the folder is not empty and no corpus", where=folder)
-        if resume and begun.exists():
-            must_equal(read_json(begun), settings, where=begun)
-            (folder / "parts").mkdir(exist_ok=True)
-            return is_corpus(folder)
-        if not overwrite:
-            remedy = "add --resume or --overwrite"
-            raise RunError("there is a corpus already", where=folder, remedy=remedy)
-        for name in _OWN_FILES:
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "parts", ignore_errors=True)
-    (folder / "parts").mkdir(parents=True, exist_ok=True)
-    write_json(begun, settings)
-    return False
-
-
-def _part(folder: Path, number: int, suffix: str) -> Path:
-    return folder / "parts" / f"{number:06d}{suffix}"
 
 
 def _parts(folder: Path) -> list[dict[str, Any]]:
     """The parts that are finished."""
     parts: list[dict[str, Any]] = []
-    while (path := _part(folder, len(parts), ".json")).exists():
-        parts.append(read_json(path))
+    while (part := read_part(folder, len(parts))) is not None:
+        parts.append(part)
     return parts
 
 
@@ -394,22 +352,10 @@ def _appended(path: Path, shape: tuple[int, ...], dtype: str, rows: int) -> Iter
     with open(path, "r+b" if path.exists() else "w+b") as file:
         header = {"descr": dtype, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + rows * math.prod(shape[1:]) * np.dtype(dtype).itemsize)
-        file.seek(0, os.SEEK_END)
+        end = file.tell() + rows * math.prod(shape[1:]) * np.dtype(dtype).itemsize
+        if file.seek(0, os.SEEK_END) < end:  # truncate would make it longer, with zeros
+            what = f"is shorter than the {rows} rows that were written to it"
+            raise RunError(what, where=path, remedy="add --overwrite to begin again")
+        file.truncate(end)
+        file.seek(end)
         yield file
-
-
-@contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
-    """Turn what the disk raises, and Ctrl-C, into one line."""
-    try:
-        yield
-    except JepaError:
-        raise
-    except KeyboardInterrupt:
-        remedy = "the same command with --resume goes on"
-        raise Interrupted("interrupted", where=folder, remedy=remedy) from None
-    except OSError as error:
-        remedy = "check free space and permissions, then add --resume"
-        what = f"cannot be written: {error.strerror or error}"
-        raise RunError(what, where=error.filename or folder, remedy=remedy) from error

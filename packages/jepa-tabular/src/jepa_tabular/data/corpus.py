@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet
 from jaxtyping import Float32, Float64, Int32, Int64
 
 from jepa_core.config import read_json
+from jepa_core.corpus import mapped, read_column, read_info
 from jepa_core.errors import DataError
 from jepa_tabular.preprocess import TablePreprocessor
 from jepa_tabular.presets import TableShape
@@ -57,7 +57,7 @@ class TableCorpus:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.info = _info(self.path)
+        self.info = read_info(self.path, "tabular", FORMAT)
         self.shape: tuple[int, int] = (self.info["rows"], self.info["columns"])
         self.label: str | None = self.info["label"]
         self.classes: tuple[str, ...] = tuple(self.info["classes"] or ())
@@ -91,7 +91,7 @@ class TableCorpus:
     def x(self) -> Float32[np.ndarray, "rows columns"]:
         """All encoded rows, memory-mapped."""
         if self._x is None:
-            x = _load(self.path / "x.npy")
+            x = mapped(self.path / "x.npy")
             if x.shape != self.shape or x.dtype != np.float32:
                 raise _damaged(self.path / "x.npy", f"is {x.dtype} {x.shape}, not {self.shape}")
             self._x = x
@@ -110,7 +110,7 @@ class TableCorpus:
             raise DataError(
                 "the corpus has no labels", where=self.path, remedy="build it with --label COLUMN"
             )
-        y = np.array(_load(self.path / "y.npy"))
+        y = np.array(mapped(self.path / "y.npy"))
         if y.shape != (len(self),):
             raise _damaged(self.path / "y.npy", f"has shape {y.shape}, not ({len(self)},)")
         return y
@@ -146,35 +146,8 @@ class TableCorpus:
 
     def column(self, name: str) -> np.ndarray:
         """One column of the index, a value a row: id, file or line."""
-        table = pyarrow.parquet.read_table(self.path / "index.parquet", columns=[name])
-        return table[name].to_numpy()
-
-
-def is_corpus(path: str | os.PathLike[str]) -> bool:
-    """Whether a complete corpus lies there."""
-    return (Path(path) / "corpus.json").exists() and (Path(path) / "x.npy").exists()
-
-
-def _load(path: Path) -> np.ndarray:
-    try:
-        # Without the memmap class, whose bookkeeping costs more than the gather itself.
-        return np.asarray(np.load(path, mmap_mode="r"))
-    except (OSError, ValueError, EOFError) as error:
-        raise _damaged(path, str(error)) from None
+        return read_column(self.path, name)
 
 
 def _damaged(path: Path, what: str) -> DataError:
     return DataError(f"cannot be read: {what}", where=path, remedy="build the corpus again")
-
-
-def _info(path: Path) -> dict[str, Any]:
-    if not is_corpus(path):
-        begun = (path / "building.json").exists()
-        what = "the building of this corpus has not come to its end" if begun else "is no corpus"
-        remedy = "`jepa tabular data build`" + (" with --resume goes on" if begun else " makes one")
-        raise DataError(what, where=path, remedy=remedy)
-    info: dict[str, Any] = read_json(path / "corpus.json")
-    if info.get("format") != FORMAT:
-        what = f"this corpus has the format {info.get('format')!r}, not {FORMAT}"
-        raise DataError(what, where=path, remedy="build it again")
-    return info

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from jepa_core import rng
 from jepa_core.config import Range, check, from_dict, to_dict
+from jepa_core.corpus import is_corpus
 from jepa_core.domain import Machine
 from jepa_core.errors import ConfigError, DataError
 from jepa_core.report.table import Table
@@ -22,7 +23,7 @@ from jepa_core.run import Run, run_record
 from jepa_core.training.device import find_device
 from jepa_tabular import inference
 from jepa_tabular.columns import kinds_besides
-from jepa_tabular.data.corpus import TableCorpus, is_corpus
+from jepa_tabular.data.corpus import TableCorpus
 from jepa_tabular.data.files import load_table, require_columns
 from jepa_tabular.preprocess import TablePreprocessor
 from jepa_tabular.presets import ColumnsConfig, PretrainConfig, TableShape

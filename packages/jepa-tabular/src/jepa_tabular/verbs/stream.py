@@ -17,10 +17,11 @@ import pyarrow.parquet
 from jaxtyping import Float32
 
 from jepa_core.config import check
+from jepa_core.corpus import is_corpus
 from jepa_core.errors import DataError, RunError
 from jepa_core.progress import Progress
 from jepa_tabular.data.chunks import read_chunks, read_types
-from jepa_tabular.data.corpus import TableCorpus, is_corpus
+from jepa_tabular.data.corpus import TableCorpus
 from jepa_tabular.data.delimited import Skipped
 from jepa_tabular.data.files import require_columns, suffix
 from jepa_tabular.preprocess import TablePreprocessor

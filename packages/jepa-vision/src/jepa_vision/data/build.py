@@ -6,10 +6,7 @@ where an earlier build stopped.
 
 from __future__ import annotations
 
-import csv
-import errno
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -19,17 +16,16 @@ from typing import NamedTuple
 import joblib
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 
 from jepa_core.config import read_json, to_dict
-from jepa_core.errors import DataError, Interrupted, RunError
+from jepa_core.corpus import building, finish, index_files, prepare, read_part
+from jepa_core.errors import DataError, RunError
 from jepa_core.jobs import in_order
-from jepa_core.run import must_equal, write_json
-from jepa_vision.data.corpus import FORMAT, is_corpus, shard_name
+from jepa_vision.data.corpus import FORMAT, shard_name
 from jepa_vision.data.folders import Skipped
 from jepa_vision.data.images import ImageReadError
 from jepa_vision.data.listing import Listing
-from jepa_vision.data.shard import Block, CorpusConfig, Form, digest, read_part, write_shard
+from jepa_vision.data.shard import Block, CorpusConfig, Form, digest, write_shard
 from jepa_vision.data.transforms import Sums
 
 __all__ = ["BuildReport", "CorpusConfig", "build"]
@@ -48,7 +44,6 @@ _SCHEMA = pyarrow.schema(
         ("notes", pyarrow.string()),
     ]
 )
-_OWN_FILES = ("corpus.json", "index.parquet", "skipped.csv", "building.json")
 
 
 class BuildReport(NamedTuple):
@@ -112,9 +107,25 @@ def build(
         Ctrl-C; finished shards stay.
     """
     config, out = config or CorpusConfig(), Path(folder)
-    if _prepare(out, config, listing, resume=resume, overwrite=overwrite):
-        info = read_json(out / "corpus.json")
-        return BuildReport(info["images"], info["skipped"], 0, info["notes"])
+    asked = {
+        "format": FORMAT,
+        "settings": to_dict(config),
+        "source": Path(listing.files.where("")).name,
+    }
+    with building(out):
+        if prepare(out, asked, ["pixels-*.npy*"], resume=resume, overwrite=overwrite):
+            info = read_json(out / "corpus.json")
+            return BuildReport(info["images"], info["skipped"], 0, info["notes"])
+        return _build(listing, out, config, jobs, progress)
+
+
+def _build(
+    listing: Listing,
+    out: Path,
+    config: CorpusConfig,
+    jobs: int | None,
+    progress: Callable[[int], None] | None,
+) -> BuildReport:
     form = _form(listing, config)
     resumed = n_shards = 0
 
@@ -134,24 +145,10 @@ def build(
         joblib.delayed(write_shard)(out, listing.files, block, config, form)
         for block in open_blocks()
     )
-    try:
-        for n in in_order(work, jobs):
-            if progress:
-                progress(n)
-        return _finish(out, listing, config, form, n_shards, resumed)
-    except OSError as error:
-        raise _unwritable(error, out) from error
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted", where=out, remedy="--resume goes on") from None
-
-
-def _unwritable(error: OSError, folder: Path) -> RunError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what, remedy = "the disk is full", "free some space and add --resume"
-    else:
-        what = f"cannot be written: {error.strerror or error}"
-        remedy = "check free space and permissions"
-    return RunError(what, where=folder, remedy=remedy)
+    for n in in_order(work, jobs):
+        if progress:
+            progress(n)
+    return _finish(out, listing, config, form, n_shards, resumed)
 
 
 def _form(listing: Listing, config: CorpusConfig) -> Form:
@@ -173,38 +170,6 @@ def _form(listing: Listing, config: CorpusConfig) -> Form:
     )
 
 
-def _prepare(
-    folder: Path, config: CorpusConfig, listing: Listing, *, resume: bool, overwrite: bool
-) -> bool:
-    """Make the folder ready; True when the corpus in it is already complete."""
-    begun = folder / "building.json"
-    settings = {
-        "format": FORMAT,
-        "settings": to_dict(config),
-        "source": Path(listing.files.where("")).name,
-    }
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            if not (begun.exists() or is_corpus(folder)):
-                raise RunError("the folder is not empty and no corpus", where=folder)
-            if resume and begun.exists():
-                must_equal(read_json(begun), settings, where=begun)
-                (folder / "parts").mkdir(exist_ok=True)
-                return is_corpus(folder)
-            if not overwrite:
-                raise RunError(
-                    "there is a corpus already", where=folder, remedy="add --resume or --overwrite"
-                )
-            for path in [*map(folder.joinpath, _OWN_FILES), *folder.glob("pixels-*.npy*")]:
-                path.unlink(missing_ok=True)
-            shutil.rmtree(folder / "parts", ignore_errors=True)
-        (folder / "parts").mkdir(parents=True, exist_ok=True)
-        write_json(begun, settings)
-    except OSError as error:
-        raise _unwritable(error, folder) from error
-    return False
-
-
 def _blocks(listing: Listing, size: int) -> Iterator[Block]:
     labels = [-1] * len(listing) if listing.labels is None else listing.labels.tolist()
     rows = zip(listing.names, listing.splits, labels, strict=True)
@@ -221,14 +186,7 @@ def _finish(
     sums, kept, skipped = Sums(form.channels), 0, 0
     notes: Counter[str] = Counter()
     shards: set[str] = set()
-    index, failures = folder / "index.parquet", folder / "skipped.csv"
-    beside = [path.with_name(path.name + ".partial") for path in (index, failures)]
-    with (
-        pyarrow.parquet.ParquetWriter(beside[0], _SCHEMA) as table,
-        open(beside[1], "w", newline="", encoding="utf-8") as file,
-    ):
-        lines = csv.writer(file)
-        lines.writerow(Skipped._fields)
+    with index_files(folder, _SCHEMA, Skipped._fields) as index:
         for shard in range(n_shards):
             part = read_part(folder, shard)
             if part is None:
@@ -237,22 +195,20 @@ def _finish(
                 )
             if part["rows"]:
                 shards.add(shard_name(shard))
-                table.write_table(pyarrow.Table.from_pylist(part["rows"], schema=_SCHEMA))
-            lines.writerows(part["skipped"])
+                index.rows(pyarrow.Table.from_pylist(part["rows"], schema=_SCHEMA))
+            index.skipped(part["skipped"])
             kept += len(part["rows"])
             skipped += len(part["skipped"])
             notes.update(n for row in part["rows"] for n in row["notes"].split("; ") if n)
             sums.pixels += part["pixels"]
             sums.total += np.array(part["total"])
             sums.square += np.array(part["square"])
-    for path, final in zip(beside, (index, failures), strict=True):
-        os.replace(path, final)
     for path in folder.glob("pixels-*.npy*"):  # of an earlier start, with other images
         if path.name not in shards:
             path.unlink()
     mean, std = sums.statistics()
-    write_json(
-        folder / "corpus.json",
+    finish(
+        folder,
         {
             "format": FORMAT,
             "images": kept,
@@ -266,5 +222,4 @@ def _finish(
             "settings": to_dict(config),
         },
     )
-    shutil.rmtree(folder / "parts", ignore_errors=True)
     return BuildReport(kept, skipped, resumed, dict(notes))

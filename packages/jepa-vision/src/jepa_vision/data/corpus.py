@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet
 from jaxtyping import Float64, Int32, Int64
 
-from jepa_core.config import read_json
+from jepa_core.corpus import mapped, read_column, read_info
 from jepa_core.errors import ConfigError, DataError
 from jepa_vision.data.images import Pixels
 from jepa_vision.data.listing import SPLITS
@@ -63,7 +63,7 @@ class ImageCorpus:
 
     def __init__(self, path: str | os.PathLike[str], *, split: str = "") -> None:
         self.path = Path(path)
-        info = _info(self.path)
+        info = read_info(self.path, "vision", FORMAT)
         self.channels: int = info["channels"]
         self.classes: tuple[str, ...] = tuple(info["classes"])
         self.mean: Float64[np.ndarray, " channels"] = np.array(info["mean"])
@@ -111,8 +111,7 @@ class ImageCorpus:
 
     def column(self, name: str) -> np.ndarray:
         """One column of the index, a value an image."""
-        table = pyarrow.parquet.read_table(self.path / "index.parquet", columns=[name])
-        return table[name].to_numpy()[self.rows]
+        return read_column(self.path, name)[self.rows]
 
     def read(self, i: int, at_least: int | None = None) -> Pixels:
         """Image `i`, [height, width, channels]: a view of the file, not to be written to.
@@ -126,38 +125,10 @@ class ImageCorpus:
 
     def _map(self, shard: int) -> Pixels:
         if shard not in self._maps:
-            path = self.path / shard_name(shard)
-            try:
-                # Without the memmap class, whose bookkeeping costs more than the view itself.
-                self._maps[shard] = np.asarray(np.load(path, mmap_mode="r"))
-            except (OSError, ValueError) as error:
-                raise DataError(
-                    f"cannot be read: {error}", where=path, remedy="build the corpus again"
-                ) from None
+            self._maps[shard] = mapped(self.path / shard_name(shard))
         return self._maps[shard]
 
 
 def shard_name(shard: int) -> str:
     """File of a shard."""
     return f"pixels-{shard:05d}.npy"
-
-
-def is_corpus(path: str | os.PathLike[str]) -> bool:
-    """Whether a complete corpus lies there."""
-    return (Path(path) / "corpus.json").exists() and (Path(path) / "index.parquet").exists()
-
-
-def _info(path: Path) -> dict[str, Any]:
-    if not is_corpus(path):
-        begun = (path / "building.json").exists()
-        what = "the building of this corpus has not come to its end" if begun else "is no corpus"
-        remedy = "`jepa vision data build`" + (" with --resume goes on" if begun else " makes one")
-        raise DataError(what, where=path, remedy=remedy)
-    info: dict[str, Any] = read_json(path / "corpus.json")
-    if info.get("format") != FORMAT:
-        raise DataError(
-            f"this corpus has the format {info.get('format')!r}, not {FORMAT}",
-            where=path,
-            remedy="build it again",
-        )
-    return info

@@ -9,16 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
-
-import numpy as np
+from typing import Annotated, Any, Literal, NamedTuple
 
 from jepa_core.config import Range, check
-from jepa_core.run import fsync, write_json
+from jepa_core.corpus import part_path, values_file
+from jepa_core.run import write_json
 from jepa_vision.data.archives import Files
 from jepa_vision.data.corpus import shard_name
 from jepa_vision.data.images import ImageReadError, Pixels, ReadOptions
@@ -63,29 +61,12 @@ def digest(block: Block, form: Form) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_part(folder: Path, shard: int) -> dict[str, Any] | None:
-    """The part of a finished shard."""
-    try:
-        part: dict[str, Any] = json.loads(_part_path(folder, shard).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return part
-
-
-def _part_path(folder: Path, shard: int) -> Path:
-    return folder / "parts" / f"{shard:05d}.json"
-
-
 def write_shard(folder: Path, files: Files, block: Block, config: CorpusConfig, form: Form) -> int:
     """Read the images of a block and write its shard and part, one image in memory at a time."""
     rows: list[dict[str, Any]] = []
     skipped: list[tuple[str, str]] = []
     sums = Sums(form.channels)
-    values = 0
-    path = folder / shard_name(block.shard)
-    partial = path.with_suffix(".npy.partial")
-    with open(partial, "wb") as file:
-        _write_header(file, form, 0)
+    with values_file(folder / shard_name(block.shard), form.dtype) as values:
         for name, split, label in block.rows:
             try:
                 pixels, size, notes = _read(files, name, config, form)
@@ -94,7 +75,8 @@ def write_shard(folder: Path, files: Files, block: Block, config: CorpusConfig, 
                     raise
                 skipped.append((name, error.reason))
                 continue
-            file.write(pixels.tobytes())
+            start = values.size
+            values.append(pixels)
             sums.add(pixels)
             rows.append(
                 {
@@ -102,7 +84,7 @@ def write_shard(folder: Path, files: Files, block: Block, config: CorpusConfig, 
                     "split": split,
                     "label": label,
                     "shard": block.shard,
-                    "start": values,
+                    "start": start,
                     "height": pixels.shape[0],
                     "width": pixels.shape[1],
                     "file_height": size[0],
@@ -110,18 +92,8 @@ def write_shard(folder: Path, files: Files, block: Block, config: CorpusConfig, 
                     "notes": "; ".join(notes),
                 }
             )
-            values += pixels.size
-        file.seek(0)
-        _write_header(file, form, values)
-        file.flush()
-        os.fsync(file.fileno())
-    if rows:
-        os.replace(partial, path)
-    else:
-        partial.unlink()
-    fsync(folder)
     write_json(
-        _part_path(folder, block.shard),
+        part_path(folder, block.shard),
         {
             "digest": digest(block, form),
             "pixels": sums.pixels,
@@ -160,10 +132,3 @@ def shrink(pixels: Pixels, short_side: int) -> Pixels:
     scale = short_side / short
     size = (max(math.floor(height * scale + 0.5), 1), max(math.floor(width * scale + 0.5), 1))
     return resized_crop(pixels, (0, 0, height, width), size)
-
-
-def _write_header(file: BinaryIO, form: Form, n: int) -> None:
-    # numpy leaves room in the header for the first axis to grow, so its length never changes.
-    descr = np.lib.format.dtype_to_descr(np.dtype(form.dtype))
-    header = {"descr": descr, "fortran_order": False, "shape": (n,)}
-    np.lib.format.write_array_header_1_0(file, header)
