@@ -14,6 +14,7 @@ import functools
 import json
 import math
 import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -56,6 +57,17 @@ def check(config: Any, *, where: object = "") -> None:
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as JSON-able builtins; tuples become lists."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a config in plain types, its name dotted; lists stay whole."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from leaves(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        yield path, list(value)
+    else:
+        yield path, value
 
 
 def from_dict(cls: type[T], data: Any, *, where: object = "") -> T:

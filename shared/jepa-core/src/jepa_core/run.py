@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from jepa_core.config import leaves
 from jepa_core.errors import ConfigError, RunError
 
 # Where and how fast, not what: a run may be resumed with other values of these settings.
@@ -271,7 +272,7 @@ def must_equal(old: Mapping[str, Any], new: Mapping[str, Any], *, where: object)
     RunError
         Naming the first key that differs and both its values.
     """
-    before, now = dict(_leaves(old)), dict(_leaves(new))
+    before, now = dict(leaves(old)), dict(leaves(new))
     for key in sorted(before.keys() | now.keys()):
         if key.rpartition(".")[2] in MAY_CHANGE:
             continue
@@ -289,16 +290,6 @@ class _Absent:
 
 
 _ABSENT = _Absent()
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, (list, tuple)):
-        yield path, list(value)
-    else:
-        yield path, value
 
 
 def write_json(path: Path, data: Any) -> None:

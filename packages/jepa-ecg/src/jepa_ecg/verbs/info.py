@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from jepa_core.config import check, to_dict
+from jepa_core.config import check, leaves, to_dict
 from jepa_core.report.table import Table
 from jepa_ecg.model import ECGJEPA
 from jepa_ecg.presets import PretrainConfig
@@ -50,12 +50,12 @@ class Info:
             [[name, *map(str, pair)] for name, pair in found["shapes"].items()],
         )
         through.print()
-        numbers = Table(
+        recipe = Table(
             "recipe",
             ("setting", "value"),
-            [[name, str(value)] for name, value in _flat(found["config"])],
+            [[name, str(value)] for name, value in leaves(found["config"])],
         )
-        numbers.print()
+        recipe.print()
 
 
 def parameters(config: PretrainConfig) -> dict[str, int]:
@@ -107,13 +107,3 @@ def shapes(config: PretrainConfig, batch: int = 4) -> dict[str, list[list[int]]]
         }.items():
             found.setdefault(name, []).append(shape)
     return found
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in config.items():
-        if isinstance(value, dict) and key == "model":
-            rows += _flat(value, f"{key}.")
-        else:
-            rows.append((prefix + key, value))
-    return rows

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
-from jepa_core.config import Range, check, to_dict
+from jepa_core.config import Range, check, leaves, to_dict
 from jepa_core.errors import ConfigError
 from jepa_core.report.table import Table
 from jepa_tabular.masks import MaskSampler, count_bounds
@@ -73,7 +73,12 @@ class Info:
             [[name, *map(str, pair)] for name, pair in found["shapes"].items()],
         )
         through.print()
-        Table("recipe", ("setting", "value"), list(map(list, _flat(found["config"])))).print()
+        recipe = Table(
+            "recipe",
+            ("setting", "value"),
+            [[name, str(value)] for name, value in leaves(found["config"])],
+        )
+        recipe.print()
 
     def _shape(self) -> TableShape:
         if self.data is None:
@@ -154,13 +159,3 @@ def shapes(config: PretrainConfig, shape: TableShape, batch: int = 4) -> dict[st
         }.items():
             found.setdefault(name, []).append(size)
     return found
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in config.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((prefix + key, str(value)))
-    return rows

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from jepa_core.config import check, to_dict
+from jepa_core.config import check, leaves, to_dict
 from jepa_core.report.table import Table
 from jepa_vision.masks import MultiBlockMasks
 from jepa_vision.model import ImageJEPA
@@ -56,7 +56,12 @@ class Info:
         ):
             shown = [[name, _text(value, columns[1])] for name, value in rows.items()]
             Table(f"{self.preset}: {title}", columns, shown).print()
-        Table("recipe", ("setting", "value"), list(map(list, _flat(found["config"])))).print()
+        recipe = Table(
+            "recipe",
+            ("setting", "value"),
+            [[name, str(value)] for name, value in leaves(found["config"])],
+        )
+        recipe.print()
 
 
 def parameters(config: PretrainConfig) -> dict[str, int]:
@@ -173,13 +178,3 @@ def _text(value: Any, unit: str) -> str:
     if unit == "10^6":
         return f"{value / 1e6:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in config.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((prefix + key, str(value)))
-    return rows
