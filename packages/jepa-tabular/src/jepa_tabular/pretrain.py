@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from jepa_core.domain import Machine
-from jepa_core.optim import partition
+from jepa_core.optim import exempt_groups
 from jepa_core.run import Run
 from jepa_core.schedules import cosine_past_end, wd_cosine
 from jepa_core.training import FitConfig, checkpoint
@@ -151,12 +151,7 @@ def untrained(config: PretrainConfig, shape: TableShape, seed: int) -> TJEPA:
 
 def decay_groups(module: nn.Module) -> list[dict[str, object]]:
     """Matrices with weight decay, mask token and category tables included; all else without."""
-    groups = partition(module, {"decay": decayed, "no_decay": lambda name, p: not decayed(name, p)})
-    for group in groups:
-        group["decay"] = group["name"] == "decay"
-        if not group["decay"]:
-            group["weight_decay"] = 0.0
-    return groups
+    return exempt_groups(module, lambda name, parameter: not decayed(name, parameter))
 
 
 def _chosen(

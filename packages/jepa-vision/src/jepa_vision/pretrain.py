@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.domain import Machine
-from jepa_core.optim import partition
+from jepa_core.optim import exempt_groups
 from jepa_core.run import Run
 from jepa_core.schedules import cosine_past_end, wd_cosine
 from jepa_core.training import FitConfig, checkpoint
@@ -78,14 +78,7 @@ def groups(module: nn.Module) -> list[dict[str, Any]]:
     def exempt(name: str, parameter: nn.Parameter) -> bool:
         return parameter.ndim == 1 or "bias" in name
 
-    parts = partition(
-        module, {"decay": lambda n, p: not exempt(n, p), "no_decay": lambda n, p: exempt(n, p)}
-    )
-    for part in parts:
-        part["decay"] = part["name"] == "decay"
-        if not part["decay"]:
-            part["weight_decay"] = 0.0
-    return parts
+    return exempt_groups(module, exempt)
 
 
 def pretrain(

@@ -79,6 +79,13 @@ def decay_groups(module: nn.Module, no_decay: Sequence[str] = ()) -> list[dict[s
         patterns = (*LEARNED_TOKENS, *no_decay)
         return parameter.ndim <= 1 or any(fnmatchcase(name, pattern) for pattern in patterns)
 
+    return exempt_groups(module, exempt)
+
+
+def exempt_groups(
+    module: nn.Module, exempt: Callable[[str, nn.Parameter], bool]
+) -> list[dict[str, Any]]:
+    """As `decay_groups`, with a rule of one's own: whether a named parameter does not decay."""
     groups = partition(
         module, {"decay": lambda n, p: not exempt(n, p), "no_decay": lambda n, p: exempt(n, p)}
     )
