@@ -20,6 +20,7 @@ FLOORS = (
     ("tokens", "attention", "losses", "ema", "schedules", "optim", "domain"),
     ("masking", "layers"),
     ("run", "download"),
+    ("output",),
     ("corpus", "jobs", "hub"),
     ("health",),
     ("training",),

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -26,6 +26,7 @@ import pyarrow.parquet
 
 from jepa_core.config import read_json
 from jepa_core.errors import DataError, Interrupted, RunError
+from jepa_core.output import NpyWriter
 from jepa_core.run import fsync, must_equal, write_json
 
 _OLD = ("index.parquet", "skipped.csv")
@@ -159,46 +160,19 @@ def read_part(folder: Path, number: int) -> dict[str, Any] | None:
     return part
 
 
-class ValuesWriter:
-    """Values that are appended to an array of one axis; `size` is how many there are."""
-
-    def __init__(self, file: BinaryIO, dtype: np.dtype) -> None:
-        self._file, self._dtype, self.size = file, dtype, 0
-        self._header()
-
-    def append(self, values: np.ndarray) -> None:
-        """Values of any shape, in C order."""
-        if values.dtype != self._dtype:
-            raise TypeError(f"values of {values.dtype} for an array of {self._dtype}")
-        self._file.write(np.ascontiguousarray(values).data)
-        self.size += values.size
-
-    def close(self) -> None:
-        """Give the array its length and force it to the disk."""
-        self._file.seek(0)
-        self._header()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _header(self) -> None:
-        # NumPy leaves room in the header for the first axis to grow, so its length never changes.
-        descr = np.lib.format.dtype_to_descr(self._dtype)
-        header = {"descr": descr, "fortran_order": False, "shape": (self.size,)}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-
 @contextmanager
-def values_file(path: Path, dtype: str) -> Iterator[ValuesWriter]:
-    """An .npy of one axis whose length comes out at the end; there is none if that is 0.
+def values_file(path: Path, dtype: str) -> Iterator[NpyWriter]:
+    """An .npy of one axis, written beside its place and renamed when the block ends.
 
-    It is written beside its place, and renamed when the block ends.
+    There is none if it has no value.
     """
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as file:
-        values = ValuesWriter(file, np.dtype(dtype))
+        values = NpyWriter(file, dtype)
         yield values
-        values.close()
-    if values.size:
+        values.finish()
+        os.fsync(file.fileno())
+    if values.rows:
         os.replace(partial, path)
     else:
         partial.unlink()

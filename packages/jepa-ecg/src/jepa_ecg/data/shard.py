@@ -121,8 +121,8 @@ def write_shard(folder: Path, source: Source, block: Block, config: CorpusConfig
                 skipped.append((entry.id, entry.path, str(error)))
                 continue
             digital, scale = quantise(signal)
-            start = values.size
-            values.append(digital.T)
+            start = values.rows
+            values.append(digital.T.ravel())
             exact = digital.astype(np.float64) * float(scale)
             total += exact.sum(0)
             square += (exact**2).sum(0)

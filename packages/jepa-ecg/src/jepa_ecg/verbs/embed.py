@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +21,8 @@ from jaxtyping import Float32
 from jepa_core import rng
 from jepa_core.config import Range, check
 from jepa_core.domain import Machine
-from jepa_core.errors import DataError, JepaError, RunError
+from jepa_core.errors import DataError, JepaError
+from jepa_core.output import list_skipped, refuse_existing, whole_file
 from jepa_core.progress import Progress
 from jepa_core.training.device import autocast_to_bfloat16, find_device
 from jepa_ecg.data.source import Entry, ReadOptions, Source, refuse_missing
@@ -175,8 +174,7 @@ def write_scores(io: Input, model: ModelConfig, score: Score) -> None:
     DataError
         No record could be used.
     """
-    if io.out.exists() and not io.overwrite:
-        raise RunError("already exists", where=io.out, remedy="give --overwrite or another --out")
+    refuse_existing(io.out, io.overwrite)
     (source,) = open_sources([io.input], io.fs, io.arrays)
     skipped: list[tuple[str, str]] = []
     if io.on_error == "raise":
@@ -184,40 +182,23 @@ def write_scores(io: Input, model: ModelConfig, score: Score) -> None:
     total = sum(1 for _ in source.entries())
     if not total:
         raise DataError("there is no record", where=io.input)
-    listing = io.out.with_name(f"{io.out.name}.skipped.csv")
-    beside = io.out.with_name(f"{io.out.name}.partial")
     kept = done = 0
-    writer: pyarrow.parquet.ParquetWriter | None = None
-    try:
-        io.out.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()  # what cannot be written is found out before anything is computed
-        with Progress("records", total) as progress:
-            for chunk in _chunks(source, io, model):
-                good = [(name, item) for name, item in chunk if not isinstance(item, str)]
-                skipped += [(name, item) for name, item in chunk if isinstance(item, str)]
-                done += len(chunk)
-                if good:
-                    table = _table(good, score)
-                    if writer is None:
-                        writer = pyarrow.parquet.ParquetWriter(beside, table.schema)
-                    writer.write_table(table)
-                    kept += len(good)
-                progress.update(done)
-        if writer is not None:
-            writer.close()
-            os.replace(beside, io.out)
-        _write_listing(listing, skipped)
-    except OSError as error:
-        raise RunError(
-            f"cannot be written: {error.strerror or error}",
-            where=error.filename or io.out,
-            remedy="check free space and permissions",
-        ) from error
-    finally:
-        if writer is not None:
-            writer.close()
-        with suppress(OSError):
-            beside.unlink()
+    with whole_file(io.out, overwrite=io.overwrite) as beside, ExitStack() as stack:
+        writer: pyarrow.parquet.ParquetWriter | None = None
+        progress = stack.enter_context(Progress("records", total))
+        for chunk in _chunks(source, io, model):
+            good = [(name, item) for name, item in chunk if not isinstance(item, str)]
+            skipped += [(name, item) for name, item in chunk if isinstance(item, str)]
+            done += len(chunk)
+            if good:
+                table = _table(good, score)
+                if writer is None:
+                    new = pyarrow.parquet.ParquetWriter(beside, table.schema)
+                    writer = stack.enter_context(new)
+                writer.write_table(table)
+                kept += len(good)
+            progress.update(done)
+        listing = list_skipped(io.out, ("id", "reason"), skipped)
     if not kept:
         raise DataError(
             f"none of {total} records could be used", where=listing, remedy="it says why"
@@ -225,15 +206,6 @@ def write_scores(io: Input, model: ModelConfig, score: Score) -> None:
     if unusable := done - kept:
         print(f"{unusable} of {total} records left out, see {listing}")
     print(f"{io.out}: {kept} records")
-
-
-def _write_listing(path: Path, skipped: list[tuple[str, str]]) -> None:
-    """Write id and reason of what was left out; of an earlier time nothing stays."""
-    if not skipped:
-        path.unlink(missing_ok=True)
-        return
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("id", "reason"), *skipped])
 
 
 _Prepared = tuple[Float32[np.ndarray, "leads samples"], Quality]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,6 +17,7 @@ from jaxtyping import Float32
 from jepa_core.config import check
 from jepa_core.corpus import is_corpus
 from jepa_core.errors import DataError, RunError
+from jepa_core.output import NpyWriter, list_skipped, refuse_existing, whole_file
 from jepa_core.progress import Progress
 from jepa_tabular.data.chunks import read_chunks, read_types
 from jepa_tabular.data.corpus import TableCorpus
@@ -97,51 +96,30 @@ def write_results(
     DataError
         Rows that the preprocessing refuses, or none that it can use.
     """
-    if io.out.exists() and not io.overwrite:
-        raise RunError("already exists", where=io.out, remedy="give --overwrite or another --out")
+    refuse_existing(io.out, io.overwrite)
     kind = io.out.suffix
     if kind not in _WRITERS:
         raise RunError(
             "is no file that can be written", where=io.out, remedy=f"allowed: {', '.join(_WRITERS)}"
         )
     source = _Corpus(io, preprocessor) if is_corpus(io.input) else _File(io, preprocessor)
-    beside = io.out.with_name(f"{io.out.name}.partial")
-    listing = io.out.with_name(f"{io.out.name}.skipped.csv")
-    writer: _Writer | None = None
     rows = 0
-    try:
-        io.out.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()  # what cannot be written is found out before anything is computed
-        with Progress("bytes", source.size) as progress:
-            for part in source.parts():
-                columns = {
-                    "id": pa.array(part.ids, pa.string()),
-                    "quality": pa.array(part.quality, pa.float32()),
-                }
-                found = score(part)
-                table = pa.table(
-                    columns | dict(zip(found.column_names, found.columns, strict=True))
-                )
-                if writer is None:
-                    writer = _WRITERS[kind](beside, table.schema)
-                writer.write(table)
-                rows += len(part.ids)
-                progress.update(source.position, f"{rows:,} rows")
-        if writer is not None:
-            writer.close()
-            os.replace(beside, io.out)
-        _list_skipped(listing, source.skipped)
-    except OSError as error:
-        raise RunError(
-            f"cannot be written: {error.strerror or error}",
-            where=error.filename or io.out,
-            remedy="check free space and permissions",
-        ) from error
-    finally:
-        if writer is not None:
-            writer.close()
-        with suppress(OSError):
-            beside.unlink()
+    with whole_file(io.out, overwrite=io.overwrite) as beside, ExitStack() as stack:
+        writer: _Writer | None = None
+        progress = stack.enter_context(Progress("bytes", source.size))
+        for part in source.parts():
+            columns = {
+                "id": pa.array(part.ids, pa.string()),
+                "quality": pa.array(part.quality, pa.float32()),
+            }
+            found = score(part)
+            table = pa.table(columns | dict(zip(found.column_names, found.columns, strict=True)))
+            if writer is None:
+                writer = stack.enter_context(closing(_WRITERS[kind](beside, table.schema)))
+            writer.write(table)
+            rows += len(part.ids)
+            progress.update(source.position, f"{rows:,} rows")
+        listing = list_skipped(io.out, ("line", "reason"), source.skipped)
     if not rows:
         raise DataError("no row could be used", where=listing, remedy="it says why")
     if source.skipped:
@@ -272,29 +250,19 @@ class _CSV:
 
 
 class _Npy:
-    """Appends rows; the header leaves room for their number."""
+    """The first column of results alone."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._file: BinaryIO = path.open("wb")
-        self._rows, self._width = 0, schema.field(2).type.list_size
-        self._head()
+        self._file = path.open("wb")
+        self._rows = NpyWriter(self._file, "<f4", (schema.field(2).type.list_size,))
 
     def write(self, table: pa.Table) -> None:
         for chunk in table.column(2).chunks:
-            values = chunk.flatten().to_numpy()
-            self._file.write(np.ascontiguousarray(values, np.float32).data)
-            self._rows += len(chunk)
+            self._rows.append(chunk.flatten().to_numpy().reshape(len(chunk), -1))
 
     def close(self) -> None:
-        if not self._file.closed:
-            self._file.seek(0)
-            self._head()
-            self._file.close()
-
-    def _head(self) -> None:
-        shape = (self._rows, self._width)
-        head = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, head)
+        self._rows.finish()
+        self._file.close()
 
 
 _WRITERS: dict[str, Callable[[Path, pa.Schema], _Writer]] = {
@@ -302,12 +270,3 @@ _WRITERS: dict[str, Callable[[Path, pa.Schema], _Writer]] = {
     ".csv": _CSV,
     ".npy": _Npy,
 }
-
-
-def _list_skipped(path: Path, skipped: list[Skipped]) -> None:
-    """Write line and reason of what was left out; of an earlier time nothing stays."""
-    if not skipped:
-        path.unlink(missing_ok=True)
-        return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("line", "reason"), *skipped])

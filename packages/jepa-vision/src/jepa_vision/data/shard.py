@@ -75,8 +75,8 @@ def write_shard(folder: Path, files: Files, block: Block, config: CorpusConfig, 
                     raise
                 skipped.append((name, error.reason))
                 continue
-            start = values.size
-            values.append(pixels)
+            start = values.rows
+            values.append(pixels.ravel())
             sums.add(pixels)
             rows.append(
                 {

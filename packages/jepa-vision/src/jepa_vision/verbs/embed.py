@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +19,8 @@ from jaxtyping import Float32
 from jepa_core import rng
 from jepa_core.config import Range, check
 from jepa_core.domain import Machine
-from jepa_core.errors import ConfigError, DataError, JepaError, RunError
+from jepa_core.errors import ConfigError, DataError, JepaError
+from jepa_core.output import NpyWriter, list_skipped, refuse_existing, whole_file
 from jepa_core.progress import Progress
 from jepa_core.training.device import autocast_to_bfloat16, find_device
 from jepa_vision.data.folders import ImageFolder
@@ -106,9 +105,7 @@ class Embed:
         readout = Readout(self.layers, pool=self.patch_tokens is None, with_head=self.with_head)
         wide = model.width(readout)
         places = (size[0] // model.model.patch) * (size[1] // model.model.patch)
-        tokens = None
-        if self.patch_tokens is not None:
-            tokens = NpyWriter(self.patch_tokens, (places, wide))
+        tokens: NpyWriter | None = None
         only_mean = Readout(self.layers, pool=True, with_head=self.with_head)
 
         def views(name: str, pixels: Pixels) -> list[Pixels]:
@@ -118,7 +115,7 @@ class Embed:
         def score(rows: Sequence[Prepared]) -> pa.Table:
             found = model.read(np.stack([row.crop for row in rows]), readout)
             if tokens is not None:
-                tokens.write(found)
+                tokens.append(found)
                 found = found.mean(1)
             columns = {"embedding": vectors(found)}
             for view in range(self.views):
@@ -126,14 +123,15 @@ class Embed:
                 columns[f"view_{view}"] = vectors(model.read(crops, only_mean))
             return pa.table(columns)
 
-        try:
+        with ExitStack() as stack:
+            if self.patch_tokens is not None:
+                place = whole_file(self.patch_tokens, overwrite=self.io.overwrite)
+                file = stack.enter_context(stack.enter_context(place).open("wb"))
+                tokens = NpyWriter(file, "<f4", (places, wide))
             write_scores(self.io, model, size, score, views)
             if tokens is not None:
                 tokens.finish()
                 print(f"{self.patch_tokens}: {tokens.rows} x {places} tokens")
-        finally:
-            if tokens is not None:
-                tokens.drop()
 
 
 def prepared(model: PretrainedImage, machine: Machine) -> PretrainedImage:
@@ -226,11 +224,8 @@ def write_scores(
     refuse_existing(io.out, io.overwrite)
     images = io.open()
     names, total = images.names, len(images)
-    listing = io.out.with_name(f"{io.out.name}.skipped.csv")
-    beside = io.out.with_name(f"{io.out.name}.partial")
     skipped: list[Refused] = []
     kept = done = 0
-    writer: pyarrow.parquet.ParquetWriter | None = None
 
     def read(i: int) -> Prepared | Refused:
         try:
@@ -242,34 +237,25 @@ def write_scores(
         except JepaError as error:
             return Refused(names[i], error)
 
-    try:
-        io.out.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()  # what cannot be written is found out before anything is computed
-        with Progress("images", total) as progress:
-            for chunk in read_ahead(read, total, _CHUNK, io.jobs):
-                bad = [one for one in chunk if isinstance(one, Refused)]
-                if bad and io.on_error == "raise":
-                    raise _placed(bad[0])
-                skipped += bad
-                good = [one for one in chunk if isinstance(one, Prepared)]
-                if good:
-                    table = _table(good, score(good))
-                    if writer is None:
-                        writer = pyarrow.parquet.ParquetWriter(beside, table.schema)
-                    writer.write_table(table)
-                    kept += len(good)
-                progress.update(done := done + len(chunk))
-        if writer is not None:
-            writer.close()
-            os.replace(beside, io.out)
-        _write_listing(listing, skipped)
-    except OSError as error:
-        raise _unwritable(error, io.out) from error
-    finally:
-        if writer is not None:
-            writer.close()
-        with suppress(OSError):
-            beside.unlink()
+    with whole_file(io.out, overwrite=io.overwrite) as beside, ExitStack() as stack:
+        writer: pyarrow.parquet.ParquetWriter | None = None
+        progress = stack.enter_context(Progress("images", total))
+        for chunk in read_ahead(read, total, _CHUNK, io.jobs):
+            bad = [one for one in chunk if isinstance(one, Refused)]
+            if bad and io.on_error == "raise":
+                raise _placed(bad[0])
+            skipped += bad
+            good = [one for one in chunk if isinstance(one, Prepared)]
+            if good:
+                table = _table(good, score(good))
+                if writer is None:
+                    new = pyarrow.parquet.ParquetWriter(beside, table.schema)
+                    writer = stack.enter_context(new)
+                writer.write_table(table)
+                kept += len(good)
+            progress.update(done := done + len(chunk))
+        reasons = [(one.name, one.error.what) for one in skipped]
+        listing = list_skipped(io.out, ("id", "reason"), reasons)
     if not kept:
         raise DataError(
             f"none of {total} images could be used", where=listing, remedy="it says why"
@@ -277,55 +263,6 @@ def write_scores(
     if skipped:
         print(f"{len(skipped)} of {total} images left out, see {listing}")
     print(f"{io.out}: {kept} images")
-
-
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise where a file is in the way."""
-    if path.exists() and not overwrite:
-        raise RunError("already exists", where=path, remedy="give --overwrite or another --out")
-
-
-class NpyWriter:
-    """Rows appended to a .npy that gets its name when it is finished.
-
-    Parameters
-    ----------
-    path
-        Of the file.
-    shape
-        Of a row.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.path, self.shape, self.rows = path, shape, 0
-        self._beside = path.with_name(f"{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._beside.open("wb")
-            self._head()
-        except OSError as error:
-            raise _unwritable(error, path) from error
-
-    def write(self, rows: Float32[np.ndarray, "rows *shape"]) -> None:
-        self._file.write(np.ascontiguousarray(rows, np.float32).data)
-        self.rows += len(rows)
-
-    def finish(self) -> None:
-        self._file.seek(0)
-        self._head()
-        self._file.close()
-        os.replace(self._beside, self.path)
-
-    def drop(self) -> None:
-        """Take away what was not finished."""
-        self._file.close()
-        with suppress(OSError):
-            self._beside.unlink()
-
-    def _head(self) -> None:
-        # The header leaves room for the number of rows, which is known in the end.
-        head = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *self.shape)}
-        np.lib.format.write_array_header_1_0(self._file, head)
 
 
 def _pixels(images: Images, i: int) -> tuple[Pixels, Sequence[str]]:
@@ -351,22 +288,3 @@ def _table(rows: Sequence[Prepared], scored: pa.Table) -> pa.Table:
         "warnings": pa.array([row.warnings for row in rows], pa.string()),
     }
     return pa.table(columns | dict(zip(scored.column_names, scored.columns, strict=True)))
-
-
-def _write_listing(path: Path, skipped: Sequence[Refused]) -> None:
-    """Write id and reason of what was left out; of an earlier time nothing stays."""
-    if not skipped:
-        path.unlink(missing_ok=True)
-        return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file)
-        lines.writerow(("id", "reason"))
-        lines.writerows((one.name, one.error.what) for one in skipped)
-
-
-def _unwritable(error: OSError, path: Path) -> RunError:
-    return RunError(
-        f"cannot be written: {error.strerror or error}",
-        where=error.filename or path,
-        remedy="check free space and permissions",
-    )

@@ -13,6 +13,7 @@ import tyro
 from jepa_core.config import Range, check, from_dict
 from jepa_core.errors import ConfigError, DataError, RunError
 from jepa_core.hub import refuse_taken
+from jepa_core.output import refuse_existing
 from jepa_core.run import Run
 from jepa_core.training import checkpoint
 from jepa_vision import inference
@@ -25,7 +26,6 @@ from jepa_vision.checkpoints import (
 from jepa_vision.presets import PretrainConfig
 from jepa_vision.pretrain import untrained
 from jepa_vision.saved import refuse_unfinished
-from jepa_vision.verbs.embed import refuse_existing
 from jepa_vision.weights import foreign_recipe
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
