@@ -17,7 +17,7 @@ from PIL import Image
 from jepa_core.errors import DataError
 from jepa_core.health import AlarmState, quantities, update, verdict
 from jepa_core.health.quantities import Observation
-from jepa_core.report import Table, figures, pictures, write_report
+from jepa_core.report import Table, figures, pictures, write_noted_report, write_report
 from jepa_core.report.quantities import HEALTH
 from jepa_core.run import Run
 
@@ -417,6 +417,17 @@ def test_a_map_by_tsne_is_the_same_twice():
         for _ in range(2)
     )
     np.testing.assert_array_equal(first, second)
+
+
+def test_the_summary_of_a_noted_report_is_what_its_tables_say_first(tmp_path):
+    run = new_run(tmp_path / "run")
+    run.save_table("1-late", Table("late", ("a",), [[1]], ("It holds.", "Over five seeds.")))
+    run.save_table("0-early", Table("early", ("a",), [[1]], ("It learned.",)))
+    run.save_table("2-silent", Table("silent", ("a",), [[1]]))
+    text = Page(write_noted_report(run, {"demo": "The whole job"})).text
+    assert "jepa ecg demo: run" in text
+    assert "The whole job, in run. It learned. It holds." in text
+    assert "demo, in run." in Page(write_noted_report(run, {})).text
 
 
 def test_labels_must_be_as_many_as_embeddings():

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jepa_core.errors import ConfigError, RunError
-from jepa_core.run import Run, write_json
+from jepa_core.errors import ConfigError, DataError, RunError
+from jepa_core.run import Run, refuse_unfinished, write_json
 
 
 def record(**config) -> dict:
@@ -194,3 +194,21 @@ def test_a_json_file_is_whole_or_the_old_one_when_writing_fails(tmp_path):
         write_json(place, {"new": object()})
     assert json.loads(place.read_text()) == {"old": 1}
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("product", "verb"), [("encoder", "tea pretrain"), ("classifier", "tea finetune")]
+)
+def test_a_run_without_its_product_says_what_makes_it(path, product, verb):
+    run = Run.create(path, record())
+    for kept in ("checkpoints", "results"):  # of a finished training the checkpoints are gone
+        with pytest.raises(DataError, match=f"this run has no {product} yet.*jepa {verb} --resume"):
+            refuse_unfinished(run.path, product, "tea")
+        (run.path / kept).rmdir()
+    refuse_unfinished(run.path, product, "tea")  # no run: another error's business
+
+
+def test_a_run_with_its_product_is_not_refused(path):
+    run = Run.create(path, record())
+    run.encoder.mkdir()
+    refuse_unfinished(run.path, "encoder", "tea")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from jepa_core import hub
 from jepa_core.config import from_dict, to_dict
 from jepa_core.errors import DataError
+from jepa_core.run import refuse_unfinished
 from jepa_ecg.classifier import ECGClassifier
 from jepa_ecg.data.transforms import interpolate_nans, resample
 from jepa_ecg.data.wfdb_record import Record
@@ -146,7 +147,7 @@ def load(path_or_id: str | Path) -> PretrainedECG:
         mean = torch.tensor(ptbxl.mean) if official.mean is None else official.mean
         std = torch.tensor(ptbxl.std) if official.std is None else official.std
         return PretrainedECG(official.encoder, mean, std)
-    _refuse_unfinished(Path(path_or_id), "encoder")
+    refuse_unfinished(Path(path_or_id), "encoder", "ecg")
     config, state = hub.load_encoder(path_or_id, PACKAGE)
     encoder = ECGEncoder(_model_config(config, path_or_id))
     _fill(encoder, state, path_or_id)
@@ -214,7 +215,7 @@ def load_classifier(path: str | Path) -> TrainedClassifier:
     """
     inner = Path(path) / "classifier"
     if not (Path(path) / "encoder").is_dir():
-        _refuse_unfinished(Path(path), "classifier")
+        refuse_unfinished(Path(path), "classifier", "ecg")
     config, state = hub.load_encoder(inner if inner.is_dir() else path, PACKAGE)
     if "classes" not in config:
         raise DataError(
@@ -368,19 +369,6 @@ def _batches(
             batch = []
     if batch:
         yield batch
-
-
-def _refuse_unfinished(path: Path, product: str) -> None:
-    """Say of a run that has no `product` yet what is the matter with it."""
-    # Of a finished training on labels the checkpoints are gone.
-    is_run = any((path / folder).is_dir() for folder in ("checkpoints", "results"))
-    if is_run and not (path / product).is_dir():
-        verb = "finetune" if product == "classifier" else "pretrain"
-        raise DataError(
-            f"this run has no {product} yet",
-            where=path,
-            remedy=f"train it to the end (jepa ecg {verb} --resume goes on)",
-        )
 
 
 def _fill(module: nn.Module, state: Mapping[str, Tensor], where: object) -> None:

@@ -22,23 +22,8 @@ _WHAT = {
 
 
 def write_report(run: Run) -> Path:
-    """Write report.html of a run folder from what lies in it.
-
-    The summary is the first note of every table, in the order of their names: each experiment
-    writes there what its numbers say.
-    """
-    record = run.record
-    lines = [f"{_WHAT.get(record['verb'], record['verb'])}, in {run.path.name}."]
-    lines += [
-        table.notes[0]
-        for path in sorted(run.results.glob("*.json"))
-        if (table := _table(path)).notes
-    ]
-    return report.write_report(
-        run,
-        title=f"jepa ecg {record['verb']}: {run.path.name}",
-        summary="\n\n".join(lines),
-    )
+    """Write report.html of a run folder from what lies in it."""
+    return report.write_noted_report(run, _WHAT)
 
 
 def save_mask_figure(run: Run, signal: np.ndarray, config: PretrainConfig, *, seed: int) -> Path:
@@ -56,9 +41,3 @@ def save_mask_figure(run: Run, signal: np.ndarray, config: PretrainConfig, *, se
     caption = "What the encoder sees of one crop: the shaded tokens are hidden and predicted."
     pictures.save(figure, path, caption)
     return path
-
-
-def _table(path: Path) -> report.Table:
-    from jepa_core.config import read_json
-
-    return report.Table.from_dict(read_json(path), where=path)

@@ -20,6 +20,7 @@ from jepa_core import hub
 from jepa_core.config import from_dict, to_dict
 from jepa_core.errors import ConfigError, DataError
 from jepa_core.progress import Progress
+from jepa_core.run import refuse_unfinished
 from jepa_core.training.device import find_device
 from jepa_tabular.model import TabularEncoder
 from jepa_tabular.preprocess import TablePreprocessor
@@ -364,12 +365,7 @@ def load(path_or_id: str | Path, *, device: str = "auto") -> PretrainedTable:
             where=path,
             remedy="turn it into an encoder with jepa tabular import",
         )
-    if (path / "checkpoints").is_dir() and not (path / "encoder").is_dir():
-        raise DataError(
-            "this run has no encoder yet",
-            where=path,
-            remedy="train it to the end (jepa tabular pretrain --resume goes on)",
-        )
+    refuse_unfinished(path, "encoder", "tabular")
     config, state = hub.load_encoder(path_or_id, PACKAGE)
     if config.get("format") != FORMAT:
         raise DataError(

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from jepa_core import report
-from jepa_core.config import read_json
 from jepa_core.report import pictures
 from jepa_core.report.figures import embedding_map
 from jepa_core.run import Run
@@ -34,23 +33,8 @@ _WHAT = {
 
 
 def write_report(run: Run) -> Path:
-    """Write report.html of a run folder from what lies in it.
-
-    The summary is the first note of every table, in the order of their names: each command writes
-    there what its numbers say.
-    """
-    record = run.record
-    lines = [f"{_WHAT.get(record['verb'], record['verb'])}, in {run.path.name}."]
-    tables = [
-        report.Table.from_dict(read_json(path), where=path)
-        for path in sorted(run.results.glob("*.json"))
-    ]
-    lines += [table.notes[0] for table in tables if table.notes]
-    return report.write_report(
-        run,
-        title=f"jepa tabular {record['verb']}: {run.path.name}",
-        summary="\n\n".join(lines),
-    )
+    """Write report.html of a run folder from what lies in it."""
+    return report.write_noted_report(run, _WHAT)
 
 
 def save_mask_figure(

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from jepa_core import hub
 from jepa_core.config import to_dict
 from jepa_core.errors import DataError
+from jepa_core.run import refuse_unfinished
 from jepa_vision.inference import PretrainedImage
 from jepa_vision.model import ImageEncoder
 from jepa_vision.presets import PretrainConfig
-from jepa_vision.saved import FORMAT, PACKAGE, filled_from, read_recipe, refuse_unfinished
+from jepa_vision.saved import FORMAT, PACKAGE, filled_from, read_recipe
 
 
 class ImageClassifier(nn.Module):
@@ -108,7 +109,7 @@ def load_classifier(path: str | Path, *, device: str = "auto") -> TrainedClassif
     """
     inner = Path(path) / "classifier"
     if not (Path(path) / "encoder").is_dir():
-        refuse_unfinished(Path(path), "classifier")
+        refuse_unfinished(Path(path), "classifier", "vision")
     details, state = hub.load_encoder(inner if inner.is_dir() else path, PACKAGE)
     classes = tuple(details.get("classes", ()))
     if not classes:

@@ -18,6 +18,7 @@ from jepa_core import hub
 from jepa_core.config import to_dict
 from jepa_core.errors import ConfigError, DataError
 from jepa_core.progress import Progress
+from jepa_core.run import refuse_unfinished
 from jepa_core.training.device import find_device
 from jepa_vision.data.images import Images, Pixels
 from jepa_vision.data.transforms import centre, normalise
@@ -25,7 +26,7 @@ from jepa_vision.given import Given, as_images
 from jepa_vision.head import AggregationHead, PaperHead
 from jepa_vision.model import ImageEncoder, build_head
 from jepa_vision.presets import ModelConfig, PretrainConfig
-from jepa_vision.saved import FORMAT, PACKAGE, filled_from, read_recipe, refuse_unfinished
+from jepa_vision.saved import FORMAT, PACKAGE, filled_from, read_recipe
 
 _T = TypeVar("_T")
 
@@ -397,7 +398,7 @@ def load(
         return PretrainedImage(
             official.target_encoder, official.recipe, head=official.target_head, device=device
         )
-    refuse_unfinished(path, "encoder")
+    refuse_unfinished(path, "encoder", "vision")
     details, state = hub.load_encoder(path_or_id, PACKAGE)
     config = read_recipe(details, path_or_id)
     encoder = filled_from(state, "encoder.", lambda: ImageEncoder(config.model), path_or_id)

@@ -12,7 +12,6 @@ from jaxtyping import Float32, Int, Shaped
 from matplotlib.figure import Figure
 
 from jepa_core import report
-from jepa_core.config import read_json
 from jepa_core.report import pictures
 from jepa_core.run import Run
 from jepa_core.training.sampler import Draw
@@ -42,25 +41,10 @@ Crops = Shaped[np.ndarray, "images height width channels"]
 
 
 def write_report(run: Run) -> Path:
-    """Write report.html of a run folder from what lies in it.
-
-    The summary is the first note of every table, in the order of their names: each command writes
-    there what its numbers say.
-    """
-    record = run.record
-    lines = [f"{_WHAT.get(record['verb'], record['verb'])}, in {run.path.name}."]
-    tables = [
-        report.Table.from_dict(read_json(path), where=path)
-        for path in sorted(run.results.glob("*.json"))
-    ]
-    lines += [table.notes[0] for table in tables if table.notes]
+    """Write report.html of a run folder from what lies in it."""
     if any("health/share_total" in line for line in run.metrics()):
         save_locality_figure(run)
-    return report.write_report(
-        run,
-        title=f"jepa vision {record['verb']}: {run.path.name}",
-        summary="\n\n".join(lines),
-    )
+    return report.write_noted_report(run, _WHAT)
 
 
 def save_mask_figure(run: Run, images: Images, config: PretrainConfig, *, seed: int) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -30,18 +29,6 @@ def filled_from(
         return filled(build, below)
     except DataError as error:
         raise DataError(error.what, where=where, remedy=error.remedy) from None
-
-
-def refuse_unfinished(path: Path, product: str) -> None:
-    """Say of a run that has no `product` yet what is the matter with it."""
-    is_run = any((path / folder).is_dir() for folder in ("checkpoints", "results"))
-    if is_run and not (path / product).is_dir():
-        verb = "finetune" if product == "classifier" else "pretrain"
-        raise DataError(
-            f"this run has no {product} yet",
-            where=path,
-            remedy=f"train it to the end (jepa vision {verb} --resume goes on)",
-        )
 
 
 def read_recipe(details: Mapping[str, Any], where: object) -> PretrainConfig:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jepa_core.config import leaves
-from jepa_core.errors import ConfigError, RunError
+from jepa_core.errors import ConfigError, DataError, RunError
 
 # Where and how fast, not what: a run may be resumed with other values of these settings.
 MAY_CHANGE = frozenset({"device", "threads", "workers", "trackers"})
@@ -262,6 +262,25 @@ def next_free(path: Path) -> Path:
         number += 1
         place = path.with_name(f"{path.name}-{number}")
     return place
+
+
+def refuse_unfinished(path: Path, product: str, domain: str) -> None:
+    """Say of a run that lacks the folder of a product what is the matter with it.
+
+    Raises
+    ------
+    DataError
+        `path` is a run, and `product` ("encoder", "classifier") is not in it.
+    """
+    # Of a finished training on labels the checkpoints are gone.
+    is_run = any((path / folder).is_dir() for folder in ("checkpoints", "results"))
+    if is_run and not (path / product).is_dir():
+        verb = "finetune" if product == "classifier" else "pretrain"
+        raise DataError(
+            f"this run has no {product} yet",
+            where=path,
+            remedy=f"train it to the end (jepa {domain} {verb} --resume goes on)",
+        )
 
 
 def must_equal(old: Mapping[str, Any], new: Mapping[str, Any], *, where: object) -> None:

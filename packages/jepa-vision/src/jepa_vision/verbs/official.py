@@ -14,7 +14,7 @@ from jepa_core.config import Range, check, from_dict
 from jepa_core.errors import ConfigError, DataError, RunError
 from jepa_core.hub import refuse_taken
 from jepa_core.output import refuse_existing
-from jepa_core.run import Run
+from jepa_core.run import Run, refuse_unfinished
 from jepa_core.training import checkpoint
 from jepa_vision import inference
 from jepa_vision.checkpoints import (
@@ -25,7 +25,6 @@ from jepa_vision.checkpoints import (
 )
 from jepa_vision.presets import PretrainConfig
 from jepa_vision.pretrain import untrained
-from jepa_vision.saved import refuse_unfinished
 from jepa_vision.weights import foreign_recipe
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -126,7 +125,7 @@ class Export:
 
 def _export_official(path: Path, out: Path) -> None:
     """The checkpoint that a run's encoder is of, with predictor and both encoders."""
-    refuse_unfinished(path, "encoder")
+    refuse_unfinished(path, "encoder", "vision")
     try:
         run = Run.open(path)
     except RunError as error:

@@ -95,6 +95,25 @@ def write_report(
     return run.report
 
 
+def write_noted_report(run: Run, what: Mapping[str, str]) -> Path:
+    """`write_report` of a run whose tables say in their first notes what came out.
+
+    Parameters
+    ----------
+    run
+        The run.
+    what
+        Verb to what such a run is, in a few words.
+    """
+    domain, verb = run.record["domain"], run.record["verb"]
+    notes = [table.notes[0] for table in _tables(run.results) if table.notes]
+    return write_report(
+        run,
+        title=f"jepa {domain} {verb}: {run.path.name}",
+        summary="\n\n".join([f"{what.get(verb, verb)}, in {run.path.name}.", *notes]),
+    )
+
+
 @dataclass(frozen=True)
 class Curve:
     """One small panel: what it is, where it ended, its picture."""
