@@ -364,7 +364,9 @@ def tables(data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("tables")
 def test_the_reproduction_writes_every_arm_into_report_and_readme(tmp_path: Path) -> None:
     readme, out = tmp_path / "README.md", tmp_path / "run"
-    readme.write_text("before\n<!-- reproduce:begin -->\nold\n<!-- reproduce:end -->\nafter\n")
+    readme.write_text(
+        "before\n<!-- reproduce:begin -->\nof an earlier run\n<!-- reproduce:end -->\nafter\n"
+    )
     one = reproduce.Reproduce(
         out=out,
         tables=("california", "adult"),
@@ -377,7 +379,7 @@ def test_the_reproduction_writes_every_arm_into_report_and_readme(tmp_path: Path
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- reproduce:begin -->\n\nWritten by `jepa")
     assert text.endswith("\n\n<!-- reproduce:end -->\nafter\n")
-    assert "old" not in text
+    assert "of an earlier run" not in text
     assert (tmp_path / "reproduce.svg").exists()
     table = Table.from_dict(read_json(out / "results" / "2-adult.json"))
     read = {(row[0], row[1]) for row in table.rows}
