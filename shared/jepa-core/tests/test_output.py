@@ -48,6 +48,13 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path, error):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("out.csv", "old")]
 
 
+def test_what_a_killed_command_left_is_never_a_result(tmp_path):
+    (tmp_path / "out.csv.partial").write_text("half")
+    with whole_file(tmp_path / "out.csv"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_block_that_writes_nothing_leaves_nothing(tmp_path):
     with whole_file(tmp_path / "out.csv"):
         pass

@@ -43,7 +43,7 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     beside = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()
+        beside.write_bytes(b"")  # a command that was killed may have left something there
         yield beside
         if beside.stat().st_size:
             fsync(beside)
