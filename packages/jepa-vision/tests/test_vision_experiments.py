@@ -118,6 +118,14 @@ def test_the_papers_sign_is_said_to_be_what_it_is() -> None:
     assert "not reproduced" in reproduce.verdict(found(ijepa=[0.2, 0.3, 0.1], dmt=[0.21, 0.2, 0.3]))
 
 
+def test_the_own_query_is_held_against_the_papers_form_and_i_jepa() -> None:
+    said = reproduce.verdict(
+        found(ijepa=[0.24, 0.25, 0.26], dmt=[0.20, 0.21, 0.22], sound=[0.22, 0.23, 0.241])
+    )
+    assert "own query DMT-JEPA is ahead of the papers' form in mIoU, +0.0203 [" in said
+    assert "(+++), behind I-JEPA in mIoU and level with it in top-1" in said
+
+
 def test_gains_are_paired_by_seed_and_one_baseline_stands_for_all() -> None:
     results = found(dmt=[0.21, 0.22, 0.23])
     table = gains_table(results, [(DMT, TWIN), (DMT, RAW), ("absent", TWIN)])

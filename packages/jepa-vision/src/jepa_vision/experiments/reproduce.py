@@ -240,9 +240,11 @@ def verdict(found: Results) -> str:
         + f": {claim}",
     ]
     if SOUND in found:
+        local = gain(found, SOUND, DMT, "miou")
         dense, whole = (standing(gain(found, SOUND, IJEPA, score)) for score in ("miou", "top1"))
         sentences.append(
-            f"with the patch's own query DMT-JEPA is {dense} I-JEPA in mIoU and {whole} it in top-1"
+            f"with the patch's own query DMT-JEPA is {standing(local)} the papers' form in mIoU, "
+            f"{local}, {dense} I-JEPA in mIoU and {whole} it in top-1"
         )
     for score, name in (("miou", "mIoU"), ("top1", "top-1")):
         places: dict[str, list[str]] = {}
