@@ -21,7 +21,7 @@ from jepa_core.report.table import Table
 from jepa_core.run import Run
 from jepa_tabular.experiments import comparison, demo, findings, levers, reproduce
 from jepa_tabular.experiments.comparison import OFFICIAL, LabelledTable
-from jepa_tabular.experiments.lever_list import BASE, LEVERS, REPRESENTATIONS
+from jepa_tabular.experiments.lever_list import BASE, LEVERS, REPRESENTATIONS, TWINS
 from jepa_tabular.inference import encode
 from jepa_tabular.presets import DEMO, PRETRAIN, REPRODUCE, PretrainConfig
 from jepa_tabular.readouts import Target, as_target
@@ -471,11 +471,16 @@ def test_the_study_keeps_its_runs_and_writes_a_page(tmp_path: Path) -> None:
     further = {one["key"]["lever"]: one["key"]["rows"][2] for one in kept}
     assert further["rows-labelled"] == 0 < further[BASE]
     base = next(one["result"] for one in kept if one["key"]["lever"] == BASE)
-    assert set(REPRESENTATIONS) <= set(base["r2"])
+    assert set(REPRESENTATIONS) | {kind for kind, _ in TWINS.values()} <= set(base["r2"])
     text = page.read_text(encoding="utf-8")
     assert "**california: what each change does**" in text
-    for words in (LEVERS["depth-1"].words, *REPRESENTATIONS.values(), "raw columns"):
+    names = [LEVERS["depth-1"].words, "raw columns", *REPRESENTATIONS.values()]
+    for words in names + [words for _, words in TWINS.values()]:
         assert f"| {words} |" in text
+    row = next(line for line in text.splitlines() if f"| {REPRESENTATIONS['all-blocks']} |" in line)
+    gain = np.mean(list(base["r2"]["all-blocks"].values()))
+    gain -= np.mean(list(base["r2"]["all-blocks of twin"].values()))
+    assert row.split(" | ")[5].startswith(f"{gain:+.4f}")
     before = out.read_text()
     replace(study, levers=("depth-1",))()
     assert out.read_text() == before

@@ -105,3 +105,9 @@ REPRESENTATIONS = {
     "raw": "raw columns beside it",
     "finetuned": "trained end to end on the labels",
 }
+# Those that the untrained twin is read out by as well: what that is kept and called as.
+TWINS = {
+    "all-blocks": ("all-blocks of twin", "all blocks of the untrained twin side by side"),
+    "raw": ("raw of twin", "raw columns beside the untrained twin"),
+    "finetuned": ("finetuned twin", "untrained twin, trained end to end"),
+}

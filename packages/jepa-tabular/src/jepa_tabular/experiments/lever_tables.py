@@ -10,7 +10,7 @@ import numpy as np
 from jepa_core.evaluation.intervals import Paired, paired
 from jepa_core.report.table import Cell, Table
 from jepa_tabular.experiments.findings import listed
-from jepa_tabular.experiments.lever_list import BASE, LEVERS, REPRESENTATIONS
+from jepa_tabular.experiments.lever_list import BASE, LEVERS, REPRESENTATIONS, TWINS
 from jepa_tabular.experiments.reproduce import LABELS
 from jepa_tabular.presets import PretrainConfig
 from jepa_tabular.results import standing
@@ -29,8 +29,8 @@ def levers_table(
         rows.append(_row(LEVERS[lever].words, several, BASE, base))
     for kind, words in REPRESENTATIONS.items():
         rows.append(_row(words, base, kind, base))
-    rows.append(_row("raw columns beside the untrained twin", base, "raw of twin", base))
-    rows.append(_row("untrained twin, trained end to end", base, "finetuned twin", base))
+    for kind, words in TWINS.values():
+        rows.append(_row(words, base, kind, base))
     train, more, scored = sizes
     columns = (
         "change",
@@ -62,7 +62,9 @@ def _row(
     over = None if several is base and kind == BASE else _over(several, kind, base, BASE)
     row: list[Cell] = [words, *means, str(over) if over else None]
     if kind != BASE:
-        return [*row, None, None, None, None, None]
+        other = TWINS[kind][0] if kind in TWINS else None
+        over_twin = str(_over(several, kind, several, other)) if other else None
+        return [*row, over_twin, None, None, None, None]
     pairs, key = [one["collapse"] for one in several], "intra_feature_variance"
     return [
         *row,

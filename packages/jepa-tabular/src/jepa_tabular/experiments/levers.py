@@ -138,6 +138,9 @@ def study(
             "raw columns": raw,
             "raw": np.concatenate((raw, _flat(found.trained)), 1),
             "raw of twin": np.concatenate((raw, _flat(found.untrained)), 1),
+            "all-blocks of twin": np.concatenate(
+                block_outputs(twin(arm.encoder, seed), found.encoded), -1
+            ),
         }
     scores = compare_features(
         [Input(name, _flat(x)) for name, x in inputs.items()],
