@@ -58,10 +58,12 @@ def drawn(monkeypatch) -> list[int]:
 @pytest.mark.parametrize(
     ("stop", "code", "during"),
     [
-        (signal.SIGKILL, -signal.SIGKILL, "pre-trained"),
-        (signal.SIGINT, 130, "from-scratch"),
+        # The core's fine-tuning is killed at any moment.
+        pytest.param(
+            signal.SIGKILL, -signal.SIGKILL, "pre-trained", id="kill", marks=pytest.mark.slow
+        ),
+        pytest.param(signal.SIGINT, 130, "from-scratch", id="ctrl-c in the twin"),
     ],
-    ids=["kill", "ctrl-c in the twin"],
 )
 def test_a_stopped_fine_tuning_resumes_to_the_same_bits_and_repeats_nothing(
     jepa, corpus, run, whole, tmp_path, drawn, stop, code, during

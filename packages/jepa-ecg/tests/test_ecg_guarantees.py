@@ -83,8 +83,11 @@ def whole(corpus, tiny, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("stop", "code"),
-    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)],
-    ids=["kill", "ctrl-c"],
+    [
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, id="kill"),
+        # The core's training is interrupted, too, and so is the fine-tuning of this package.
+        pytest.param(signal.SIGINT, 130, id="ctrl-c", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(
     corpus, tiny, whole, tmp_path, stop, code

@@ -135,6 +135,7 @@ def test_weights_depend_on_the_seed_and_not_on_the_number_of_workers(folder, tmp
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.slow  # the core's processes equal one, whatever the module
 def test_two_processes_give_the_curve_of_one_with_the_whole_batch(folder, tmp_path):
     # With the recipe's tiny epsilon AdamW would make steps out of rounding.
     same = ["--eps", 1e-5]
