@@ -97,7 +97,7 @@ def test_an_npy_can_be_mapped(places, tmp_path, monkeypatch):
     np.testing.assert_array_equal(mapped, embedding(tmp_path / "a.parquet"))
 
 
-@pytest.mark.parametrize("output", ["flatten", "mean", "reg"])
+@pytest.mark.parametrize("output", ["flatten", "blocks", "mean", "reg"])
 def test_results_do_not_depend_on_the_parts_they_are_computed_in(
     places, tmp_path, monkeypatch, output
 ):
@@ -141,6 +141,9 @@ def test_views_are_different_contexts_of_one_row(places, table):
         context = torch.tensor([[0, 1, 3]])
         alone = model.encoder(torch.from_numpy(x[row : row + 1]), context, layer="block")[0]
     np.testing.assert_allclose(views[0][row, [0, 1, 3]], alone.numpy(), atol=1e-5)
+    depth = len(model.encoder.blocks)
+    blocks = embed_views(model, x, keys, 0, output="blocks", seed=0).reshape(ROWS, 4, depth, 8)
+    np.testing.assert_array_equal(blocks[:, :, -1], views[0])
 
 
 def test_quality_is_the_share_of_columns_that_say_something(tmp_path):

@@ -132,9 +132,20 @@ def test_features_can_be_pooled(people, output, width, name):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_features_can_be_those_of_every_block(people):
+    model = small(TJEPATransformer, missing="mean", output="blocks", depth=3).fit(people)
+    tokens, found = model.encode(people), model.transform(people)
+    names = list(model.get_feature_names_out())
+    assert found.shape == (120, 7 * 3 * 8) == (120, len(names))
+    assert names[:2] == ["tjepa_[REG]0_block1_0", "tjepa_[REG]0_block1_1"]
+    last = [place for place, name in enumerate(names) if "_block3_" in name]
+    np.testing.assert_array_equal(found[:, last].reshape(120, 7, 8), tokens)
+    assert not np.array_equal(found[:, :8], found[:, 16:24])
+
+
 def test_an_unknown_output_is_refused_by_name(people):
     model = small(TJEPATransformer, missing="mean").fit(people)
-    with pytest.raises(ConfigError, match="'median'; allowed: flatten, reg, mean"):
+    with pytest.raises(ConfigError, match="'median'; allowed: flatten, blocks, reg, mean"):
         model.set_params(output="median").transform(people)
 
 

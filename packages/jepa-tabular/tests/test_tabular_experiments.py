@@ -507,6 +507,10 @@ def test_the_outputs_of_the_blocks_end_in_the_representation() -> None:
     np.testing.assert_allclose(
         blocks[-1], encode(arm.encoder, x, device="cpu"), rtol=1e-5, atol=1e-6
     )
+    side_by_side = encode(arm.encoder, x, output="blocks", device="cpu")
+    np.testing.assert_allclose(
+        side_by_side.reshape(120, 19, 16), np.concatenate(blocks, -1), rtol=1e-5, atol=1e-6
+    )
     found = levers.representations(arm, x)
     assert found["all-blocks"].shape == (120, 19, 16)
     assert found["reg"].shape == (120, 1, 8)

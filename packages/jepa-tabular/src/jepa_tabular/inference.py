@@ -29,7 +29,7 @@ from jepa_tabular.presets import ModelConfig, TableShape
 PACKAGE = "jepa-tabular"
 FORMAT = 1
 
-Output = Literal["flatten", "reg", "mean"]
+Output = Literal["flatten", "blocks", "reg", "mean"]
 
 # Rows computed at once. Fixed, since the rounding of a matrix product depends on its size: the
 # last rows of a table are padded, and a row's result is the same in every company.
@@ -196,11 +196,15 @@ def token_names(encoder: TabularEncoder, columns: tuple[str, ...]) -> tuple[str,
     return registers + tuple(columns[column] for column in encoder.shape.order)
 
 
-def representation_layer(encoder: TabularEncoder) -> Literal["block", "head"]:
-    """Where features are taken: after the last block, officially after the head.
+def representation_layer(
+    encoder: TabularEncoder, output: Output | Literal["tokens"] = "tokens"
+) -> Literal["block", "blocks", "head"]:
+    """Where features are taken: after the last block or all of them, officially after the head.
 
     The head ends in a normalisation that is there for the loss; probes read more before it.
     """
+    if output == "blocks":
+        return "blocks"
     return "head" if encoder.config.official else "block"
 
 
@@ -223,13 +227,14 @@ def encode(
     x
         float32 [rows, columns], columns as in the table; may lie in a file.
     output
-        "tokens" [rows, tokens, dim], "flatten" [rows, tokens * dim], "reg" the [REG] tokens side by
-        side, "mean" the mean of all tokens.
+        "tokens" [rows, tokens, dim], "flatten" [rows, tokens * dim], "blocks" [rows, tokens * depth
+        * dim] the tokens after every block, "reg" the [REG] tokens side by side, "mean" the mean of
+        all tokens.
     batch
         Rows in a block; 0 takes the device's. A row's result depends on it by rounding alone, and
         on the other rows not at all.
     layer
-        "block" or "head"; by default that of `representation_layer`.
+        "block" or "head"; by default that of `representation_layer`. Not with "blocks".
     progress
         Words before a progress bar; none without.
     out
@@ -241,6 +246,7 @@ def encode(
         "reg" of an encoder without [REG] tokens, or a device that is not there.
     """
     rows = x.shape[0]
+    layer = layer or representation_layer(encoder, output)
     if out is None:
         out = np.empty((rows, *output_shape(encoder, output)), np.float32)
     with Progress(progress, rows, quiet=not progress) as bar:
@@ -263,7 +269,12 @@ def output_shape(encoder: TabularEncoder, output: Output | Literal["tokens"]) ->
             "output is 'reg', but the encoder has no [REG] token",
             remedy="take 'flatten' or 'mean', or train with registers",
         )
-    tokens = {"flatten": encoder.tokens, "reg": encoder.config.registers, "mean": 1}
+    tokens = {
+        "flatten": encoder.tokens,
+        "blocks": encoder.tokens * len(encoder.blocks),
+        "reg": encoder.config.registers,
+        "mean": 1,
+    }
     if output not in tokens:
         raise ConfigError(f"output is {output!r}", remedy=f"allowed: {', '.join(tokens)}")
     return (tokens[output] * dim,)
@@ -296,7 +307,6 @@ def _blocks(
     """First row and tokens of every block."""
     kind = find_device(device)
     batch = batch or BLOCK[kind]
-    layer = layer or representation_layer(encoder)
     if next(encoder.parameters()).device.type != kind:
         encoder = copy.deepcopy(encoder).to(kind)
     encoder.eval()

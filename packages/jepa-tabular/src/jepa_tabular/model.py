@@ -168,13 +168,19 @@ class TabularEncoder(nn.Module):
         context
             The only tokens to look at, by index; their features come back in this order.
         layer
-            "head", or "block" for the last block's output before the head.
+            "head", "block" for the last block's output before the head, or "blocks" for those of
+            all blocks side by side, [batch, tokens, depth * dim].
         """
         tokens = self.embed(x)
         if context is not None:
             tokens = take_rows(tokens, context)
+        outputs = []
         for block in self.blocks:
             tokens = block(tokens)
+            if layer == "blocks":
+                outputs.append(tokens)
+        if outputs:
+            return torch.cat(outputs, -1)
         return self.head(tokens) if layer == "head" else tokens
 
     def embed(self, x: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch tokens dim"]:

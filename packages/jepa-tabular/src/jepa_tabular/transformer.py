@@ -76,7 +76,8 @@ class TJEPATransformer(TransformerMixin, BaseEstimator):
     unknown
         Categories that `fit` did not see: "reserve" (a learned code of their own) or "error".
     output
-        "flatten": all tokens side by side; "reg": the [REG] tokens alone; "mean" of all tokens.
+        "flatten": all tokens side by side; "blocks": all tokens after every block, not the last
+        alone; "reg": the [REG] tokens alone; "mean" of all tokens.
     random_state
         Seed of initial weights, masks and order. With an int, a second fit has the same bits.
     device
@@ -204,7 +205,10 @@ class TJEPATransformer(TransformerMixin, BaseEstimator):
         return token_names(self.encoder_, self.preprocessor_.names_)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the columns of `transform`: tjepa_, token and number of the dimension."""
+        """Names of the columns of `transform`: tjepa_, token and number of the dimension.
+
+        With output="blocks" the block's number, from 1, comes between them.
+        """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features, generate_names=False)
         dim = self.encoder_.config.dim
@@ -213,6 +217,9 @@ class TJEPATransformer(TransformerMixin, BaseEstimator):
             tokens = tokens[: self.encoder_.config.registers]
         elif self.output == "mean":
             tokens = ["mean"]
+        elif self.output == "blocks":
+            blocks = range(1, len(self.encoder_.blocks) + 1)
+            tokens = [f"{token}_block{block}" for token in tokens for block in blocks]
         return np.array([f"tjepa_{token}_{k}" for token in tokens for k in range(dim)], object)
 
     def save_pretrained(self, folder: str | Path) -> Path:

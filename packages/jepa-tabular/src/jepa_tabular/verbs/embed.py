@@ -44,10 +44,11 @@ class Embed:
     io: Input
     """Rows and output: .parquet or .npy."""
     output: Output = "flatten"
-    """All tokens side by side, the [REG] tokens, or the mean of all tokens."""
+    """All tokens side by side, all tokens after every block, the [REG] tokens, or the mean of all
+    tokens."""
     views: Annotated[int, Range(ge=0)] = 0
     """Also embed each row this many times from random contexts, as view_0, view_1, ...; under
-    flatten the tokens that are not in a context are zeros."""
+    flatten and blocks the tokens that are not in a context are zeros."""
     machine: Machine = Machine()
     """Seed (of the views), device, precision, threads."""
 
@@ -165,7 +166,7 @@ def embed_views(
     A context has the mean size of those in training.
     """
     encoder = model.encoder
-    registers, dim = encoder.config.registers, encoder.config.dim
+    registers = encoder.config.registers
     size = _context_size(model)
     words = rng.words(seed, "view", keys, view, encoder.shape.columns)
     columns = rng.subset(words, size) + registers
@@ -186,11 +187,11 @@ def embed_views(
             tokens = encoder(
                 torch.from_numpy(rows).to(device),
                 torch.from_numpy(places).to(device),
-                layer=representation_layer(encoder),
+                layer=representation_layer(encoder, output),
             )
         seen = tokens[:count].float().cpu().numpy()
-        if output == "flatten":
-            whole = np.zeros((count, encoder.tokens, dim), np.float32)
+        if output in ("flatten", "blocks"):
+            whole = np.zeros((count, encoder.tokens, seen.shape[2]), np.float32)
             np.put_along_axis(whole, places[:count, :, None], seen, 1)
             seen = whole
         found.append(pooled(encoder, seen, output))
