@@ -421,12 +421,14 @@ def test_a_map_by_tsne_is_the_same_twice():
 
 def test_the_summary_of_a_noted_report_is_what_its_tables_say_first(tmp_path):
     run = new_run(tmp_path / "run")
-    run.save_table("1-late", Table("late", ("a",), [[1]], ("It holds.", "Over five seeds.")))
-    run.save_table("0-early", Table("early", ("a",), [[1]], ("It learned.",)))
+    run.save_table("1-late", Table("Late", ("a",), [[1]], ("It holds.", "Over five seeds.")))
+    said = Page(write_noted_report(run, {"demo": "The whole job"})).text
+    assert "The whole job, in run. It holds." in said
+    run.save_table("0-early", Table("Early", ("a",), [[1]], ("It learned.",)))
     run.save_table("2-silent", Table("silent", ("a",), [[1]]))
     text = Page(write_noted_report(run, {"demo": "The whole job"})).text
     assert "jepa ecg demo: run" in text
-    assert "The whole job, in run. It learned. It holds." in text
+    assert "The whole job, in run. Early. It learned. Late. It holds." in text
     assert "demo, in run." in Page(write_noted_report(run, {})).text
 
 

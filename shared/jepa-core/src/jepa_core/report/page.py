@@ -106,7 +106,10 @@ def write_noted_report(run: Run, what: Mapping[str, str]) -> Path:
         Verb to what such a run is, in a few words.
     """
     domain, verb = run.record["domain"], run.record["verb"]
-    notes = [table.notes[0] for table in _tables(run.results) if table.notes]
+    noted = [table for table in _tables(run.results) if table.notes]
+    notes = [table.notes[0] for table in noted]
+    if len(noted) > 1:
+        notes = [f"{table.title}. {note}" for table, note in zip(noted, notes, strict=True)]
     return write_report(
         run,
         title=f"jepa {domain} {verb}: {run.path.name}",
