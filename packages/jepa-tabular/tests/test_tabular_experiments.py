@@ -474,6 +474,8 @@ def test_the_study_keeps_its_runs_and_writes_a_page(tmp_path: Path) -> None:
     assert set(REPRESENTATIONS) | {kind for kind, _ in TWINS.values()} <= set(base["r2"])
     text = page.read_text(encoding="utf-8")
     assert "**california: what each change does**" in text
+    flags = "--tables california --levers depth-1 rows-labelled --seeds 0 --markdown LEVERS.md"
+    assert f"Written by `python -m jepa_tabular.experiments.levers {flags}`" in text
     names = [LEVERS["depth-1"].words, "raw columns", *REPRESENTATIONS.values()]
     for words in names + [words for _, words in TWINS.values()]:
         assert f"| {words} |" in text

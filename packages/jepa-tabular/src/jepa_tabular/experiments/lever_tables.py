@@ -94,16 +94,17 @@ def page(
     tables: Sequence[Table],
     results: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
     config: PretrainConfig,
+    typed: str,
 ) -> str:
-    """The Markdown page."""
+    """The Markdown page; `typed` are the flags that it was asked for with."""
     method = (
-        "Written by `python -m jepa_tabular.experiments.levers`. Each row is one change of the "
-        f"base recipe (`REPRODUCE` in presets.py: {config.steps} steps on california, a half and a "
-        "third of them on adult and jannis), on rows that the reproduction never scores. *Over "
-        "base* and *over its twin* are paired over seeds: mean over the numbers of labels, 95 % t "
-        "interval, the sign of each seed. *Row variance* is the share of the untrained twin's that "
-        "the encoder keeps, *rank* its effective rank, *s* the seconds of one core. Differences "
-        "below .005 are noise."
+        f"Written by `python -m jepa_tabular.experiments.levers {typed}`. Each row is one change "
+        f"of the base recipe (`REPRODUCE` in presets.py: {config.steps} steps on california, a "
+        "half and a third of them on adult and jannis), on rows that the reproduction never "
+        "scores. *Over base* and *over its twin* are paired over seeds: mean over the numbers of "
+        "labels, 95 % t interval, the sign of each seed. *Row variance* is the share of the "
+        "untrained twin's that the encoder keeps, *rank* its effective rank, *s* the seconds of "
+        "one core. Differences below .005 are noise."
     )
     text = [
         "# What each number of the recipe does",

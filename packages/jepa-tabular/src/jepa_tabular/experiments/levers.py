@@ -7,6 +7,7 @@ Every run is one line of a JSON file: stop it at any time, and give the same com
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -97,7 +98,17 @@ class Levers:
         for effects in shown:
             effects.print()
         if self.markdown is not None:
-            write_text(self.markdown, page(shown, results, self.config))
+            typed = shlex.join([*self._flags(), "--markdown", self.markdown.name])
+            write_text(self.markdown, page(shown, results, self.config, typed))
+
+    def _flags(self) -> list[str]:
+        """What was asked for beside the defaults."""
+        flags: list[str] = []
+        for name in ("tables", "levers", "seeds"):
+            value = getattr(self, name)
+            if value != getattr(Levers, name):
+                flags += [f"--{name}", *map(str, value)]
+        return flags
 
     def _levers(self, table: str) -> list[str]:
         if self.levers:
